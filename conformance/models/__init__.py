@@ -1,0 +1,25 @@
+"""Tiny random models of every modality, as data. Importing this imports neither torch nor transformers."""
+
+from __future__ import annotations
+
+from typing import Tuple
+
+from conformance.models.audio import AUDIO
+from conformance.models.exact import EXACT
+from conformance.models.model import Inputs, Model
+from conformance.models.multimodal import MULTIMODAL
+from conformance.models.text import TEXT
+from conformance.models.vision import VISION
+
+__all__ = ["MODELS", "Inputs", "Model", "model_named"]
+
+MODELS: Tuple[Model, ...] = EXACT + TEXT + VISION + AUDIO + MULTIMODAL
+"""Every model, simplest first."""
+
+
+def model_named(name: str) -> Model:
+    """Return the model called `name`; raise `KeyError` naming those that exist."""
+    for model in MODELS:
+        if model.name == name:
+            return model
+    raise KeyError(f"no model is called {name!r}; there are {', '.join(model.name for model in MODELS)}")

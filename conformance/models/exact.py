@@ -1,0 +1,74 @@
+"""The models of `integers.py` as data: the exact tier, where outputs are compared bit by bit."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Tuple
+
+from conformance.models.model import Model
+
+if TYPE_CHECKING:
+    import torch
+
+    from conformance.models.model import Inputs
+
+
+def _integers() -> torch.nn.Module:
+    """Return `Integers` with random whole weights."""
+    from conformance.models.integers import Integers, whole
+
+    return whole(Integers())
+
+
+def _folded_integers() -> torch.nn.Module:
+    """Return `FoldedIntegers` with random whole weights."""
+    from conformance.models.integers import FoldedIntegers, whole
+
+    return whole(FoldedIntegers())
+
+
+def _ids(samples: int, length: int, generator: torch.Generator) -> Inputs:
+    """Return unpadded ids whose first two columns tell up to 256 rows apart."""
+    import torch
+
+    from conformance.models.integers import WORDS
+
+    ids = torch.randint(WORDS, (samples, length), generator=generator)
+    order = torch.randperm(WORDS * WORDS, generator=generator)[torch.arange(samples) % (WORDS * WORDS)]
+    ids[:, 0] = torch.div(order, WORDS, rounding_mode="floor")
+    ids[:, 1] = order % WORDS
+    return {"input_ids": ids}
+
+
+def _states(samples: int, length: int, generator: torch.Generator) -> Inputs:
+    """Return whole numbers up to LARGEST_STATE, as floats."""
+    import torch
+
+    from conformance.models.integers import LARGEST_STATE, WIDTH
+
+    shape = (samples, length, WIDTH)
+    states = torch.randint(-LARGEST_STATE, LARGEST_STATE + 1, shape, generator=generator)
+    return {"hidden_states": states.float()}
+
+
+EXACT: Tuple[Model, ...] = (
+    Model(
+        name="integers",
+        architecture="",
+        build=_integers,
+        inputs=_ids,
+        targets=("embedding", "up", "down"),
+        saved=("head",),
+        tags=frozenset({"integer"}),
+        lengths=(3, 4, 7),
+    ),
+    Model(
+        name="integers-folded",
+        architecture="",
+        build=_folded_integers,
+        inputs=_states,
+        targets=("up", "down"),
+        saved=("head",),
+        tags=frozenset({"integer", "folds-batch"}),
+        lengths=(2, 4, 6),
+    ),
+)

@@ -1,0 +1,60 @@
+"""Random weights in which every parameter matters.
+
+Libraries initialise for training: biases and some embeddings at zero, norms at one, matrices near zero. Under
+such weights an adapter hardly shows, and a lost bias or a swapped norm not at all.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+OFFSET = 0.3
+"""Standard deviation of biases, and of a norm's weight around one."""
+
+
+def randomize(module: torch.nn.Module, generator: torch.Generator) -> None:
+    """Overwrite every floating-point parameter, and the statistics of batch norms, with seeded noise.
+
+    Matrices keep the size of what passes through them, so that activations, attention scores and an expert
+    router's logits are all of order one: far from ties, far from saturation. Tied parameters stay tied.
+    """
+    import torch
+
+    done = set()
+    with torch.no_grad():
+        for owner in module.modules():
+            for name, parameter in owner.named_parameters(recurse=False):
+                if id(parameter) not in done and parameter.is_floating_point():
+                    done.add(id(parameter))
+                    parameter.normal_(0.0, _spread(owner, name, parameter), generator=generator)
+                    if name == "weight" and parameter.dim() == 1:
+                        parameter.add_(1.0)
+            if isinstance(owner, torch.nn.modules.batchnorm._BatchNorm):
+                _randomize_statistics(owner, generator)
+
+
+def _spread(owner: torch.nn.Module, name: str, parameter: torch.Tensor) -> float:
+    """Return the standard deviation that `parameter`, called `name` in `owner`, should have."""
+    import torch
+
+    if parameter.dim() < 2 or name.endswith("bias"):
+        return OFFSET
+    if isinstance(owner, torch.nn.Embedding):
+        return 1.0
+    if isinstance(owner, torch.nn.modules.conv._ConvNd):
+        summed = parameter[0].numel()
+    elif type(owner).__name__ == "Conv1D":  # transformers' Linear with its weight transposed
+        summed = parameter.shape[0]
+    else:
+        summed = parameter.shape[-1]
+    return float(summed**-0.5)
+
+
+def _randomize_statistics(norm: torch.nn.modules.batchnorm._BatchNorm, generator: torch.Generator) -> None:
+    """Give a batch norm running statistics as after training, so that evaluation mode normalises something."""
+    if norm.running_mean is not None and norm.running_var is not None:
+        norm.running_mean.normal_(0.0, OFFSET, generator=generator)
+        norm.running_var.uniform_(0.5, 1.5, generator=generator)

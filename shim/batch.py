@@ -1,0 +1,151 @@
+"""One call's adapter names, checked against the model: immutable, and gone when the call ends."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Dict, List, Mapping, Optional, Tuple
+
+from shim.errors import AdapterNamesError, RefusedError, UnknownAdapterError
+from shim.selection import BASE, Selection
+
+
+@dataclass(frozen=True)
+class Group:
+    """The rows of a batch that use one adapter, in batch order."""
+
+    adapter: str
+    rows: Tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class MixedBatch:
+    """The adapter of every sample of one call on `model`."""
+
+    model: Any
+    names: Tuple[str, ...]
+    groups: Tuple[Group, ...]
+    layers: Tuple[Tuple[str, Any], ...]
+
+    def selection(self, adapter: str) -> Selection:
+        """Return what the layers of the model should see while they run `adapter`."""
+        return Selection(self.model, adapter, {id(layer): holds(layer, adapter) for _, layer in self.layers})
+
+
+def resolve(model: Any, adapter_names: Any) -> MixedBatch:
+    """Check `adapter_names` against `model` and return the batch.
+
+    Raises:
+        AdapterNamesError: not a list or tuple of names, or empty.
+        UnknownAdapterError: a name that is not loaded (contract F1).
+        RefusedError: a state in which no mixed batch can be exact (contract F4).
+    """
+    names = _names(adapter_names)
+    _check_loaded(model, names)
+    layers = tuple(adapter_layers(model))
+    _check_state(model, names, layers)
+    rows: Dict[str, List[int]] = {}
+    for row, name in enumerate(names):
+        rows.setdefault(name, []).append(row)
+    return MixedBatch(model, names, tuple(Group(name, tuple(r)) for name, r in rows.items()), layers)
+
+
+def adapter_layers(model: Any) -> List[Tuple[str, Any]]:
+    """Return (name, layer) of every tuner layer and saved-module wrapper of `model`."""
+    kinds = layer_kinds()
+    return [(name, module) for name, module in model.named_modules() if isinstance(module, kinds)]
+
+
+def layer_kinds() -> Tuple[type, ...]:
+    """Return the classes of PEFT that choose an adapter when they run."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    from peft.utils import other
+
+    # Breakpoint: huggingface/peft#2376, peft 0.15.0: AuxiliaryTrainingWrapper becomes the base class.
+    wrapper = getattr(other, "AuxiliaryTrainingWrapper", None) or other.ModulesToSaveWrapper
+    return (BaseTunerLayer, wrapper)
+
+
+def holds(layer: Any, adapter: str) -> bool:
+    """Tell whether `layer` has weights of its own for `adapter`."""
+    if adapter == BASE:
+        return False
+    # Breakpoint: huggingface/peft#2376, peft 0.15.0: wrappers can list their adapters.
+    for lister in ("_all_available_adapter_names", "_get_available_adapters"):
+        if hasattr(type(layer), lister):
+            return adapter in getattr(layer, lister)()
+    return adapter in layer.modules_to_save
+
+
+def _names(adapter_names: Any) -> Tuple[str, ...]:
+    if not isinstance(adapter_names, (list, tuple)):
+        raise AdapterNamesError(
+            f"adapter_names is {type(adapter_names).__name__} {adapter_names!r}, but should be a list of "
+            'adapter names, one per sample, such as ["fr", "__base__"]'
+        )
+    wrong = [name for name in adapter_names if not isinstance(name, str)]
+    if wrong:
+        raise AdapterNamesError(
+            f'adapter_names holds {wrong[0]!r}, but should hold strings only; use "__base__" for a sample '
+            "without an adapter"
+        )
+    if not adapter_names:
+        raise AdapterNamesError("adapter_names is empty, but should hold one name per sample")
+    return tuple(adapter_names)
+
+
+def _check_loaded(model: Any, names: Tuple[str, ...]) -> None:
+    loaded = set(model.peft_config)
+    unknown = sorted(set(names) - loaded - {BASE})
+    if unknown:
+        raise UnknownAdapterError(
+            f"adapter_names has non-existing adapter(s) {', '.join(map(repr, unknown))}, but should name those "
+            f'loaded: {", ".join(map(repr, sorted(loaded)))}, or "__base__". Load with model.load_adapter(path, '
+            "adapter_name) first"
+        )
+
+
+def _check_state(model: Any, names: Tuple[str, ...], layers: Tuple[Tuple[str, Any], ...]) -> None:
+    if model.training:
+        raise RefusedError(
+            "Cannot pass `adapter_names` when the model is in training mode: dropout and batch statistics would "
+            "differ from each adapter's own run. Call model.eval() first"
+        )
+    for name, layer in layers:
+        if getattr(layer, "merged", False):
+            raise RefusedError(
+                f"Cannot pass `adapter_names` when there are merged adapters: {name} holds "
+                f"{list(layer.merged_adapters)} in its base weights, so no other row can be exact. Call "
+                "model.unmerge_adapter() first"
+            )
+    for adapter in sorted(set(names) - {BASE}):
+        reason = _unsupported(model.peft_config[adapter])
+        if reason is not None:
+            raise RefusedError(f"adapter {adapter!r} {reason}. Run its rows in a call of their own instead")
+    for name, layer in layers:
+        if type(layer).__name__ == "MultiheadAttention":
+            raise RefusedError(
+                f"{name} is a lora.MultiheadAttention, which merges weights while it runs: a failure or "
+                "another thread would see them. Target the projections outside of it, or run one adapter a call"
+            )
+    for name, module in model.named_modules():
+        if _is_compiled(module):
+            raise RefusedError(
+                f"{name or 'the model'} is compiled (torch.compile), and its graph keeps the adapter that it "
+                "was traced with. Pass the uncompiled model for mixed batches"
+            )
+
+
+def _unsupported(config: Any) -> Optional[str]:
+    """Why rows of an adapter with `config` cannot be chosen layer by layer, or None where they can."""
+    method = str(getattr(config.peft_type, "value", config.peft_type))
+    if config.is_prompt_learning:
+        return f"is a prompt-learning method ({method}), which chooses at the model, not in a layer"
+    if getattr(config, "is_adaption_prompt", False) or method in {"ADAPTION_PROMPT", "XLORA"}:
+        return f"is {method}, which rewires the model when it is activated, not in a layer"
+    return None
+
+
+def _is_compiled(module: Any) -> bool:
+    # Module.compile() sets _compiled_call_impl on the instance; torch.compile(module) wraps it.
+    compiled: Mapping[str, Any] = vars(module)
+    return compiled.get("_compiled_call_impl") is not None or type(module).__name__ == "OptimizedModule"

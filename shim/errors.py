@@ -1,0 +1,30 @@
+"""The errors a mixed-adapter batch can raise; all are `ValueError`s, as upstream's own are."""
+
+from __future__ import annotations
+
+
+class ShimError(Exception):
+    """Base of every error raised by `shim`."""
+
+
+class PatchError(ShimError, RuntimeError):
+    """A patch could not be applied or restored; nothing was changed."""
+
+
+class MixedBatchError(ShimError, ValueError):
+    """A mixed-adapter batch was not run; the model is as it was before the call."""
+
+
+class AdapterNamesError(MixedBatchError):
+    """`adapter_names` is not one name per sample (contract F2), or is not a list of names."""
+
+
+class UnknownAdapterError(MixedBatchError):
+    """A name is not loaded on the model: never loaded, or deleted (contract F1)."""
+
+
+class RefusedError(MixedBatchError):
+    """The batch cannot be proven exact (contract F3, F4, R8).
+
+    The message names what stands in the way (a layer, an input, an output), its shape, and the way out.
+    """

@@ -1,0 +1,101 @@
+"""Decide which patches this environment needs, apply them all or none, and say what was done."""
+
+from __future__ import annotations
+
+import os
+import threading
+from dataclasses import dataclass
+from typing import FrozenSet, List, Optional, Tuple
+
+from shim.patch import Applied, Patch
+from shim.patches import catalogue
+from shim.versions import installed
+
+
+@dataclass(frozen=True)
+class PatchStatus:
+    """What became of one patch in this environment.
+
+    needed: what the behaviour probe found; None where it could not run (`reason` says why).
+    expected: whether the installed version lies in the range in which the defect was measured.
+    """
+
+    patch: Patch
+    needed: Optional[bool]
+    expected: bool
+    applied: bool
+    reason: str
+
+    @property
+    def agree(self) -> bool:
+        """Whether the probe and the version range say the same."""
+        return self.needed is self.expected
+
+
+_LOCK = threading.RLock()
+_INSTALLED: Optional[Tuple[Applied, Tuple[PatchStatus, ...]]] = None
+
+
+def install() -> Tuple[PatchStatus, ...]:
+    """Apply every patch that the installed torch, transformers and peft need; all or nothing.
+
+    Installing twice is installing once. `SHIM_DISABLE=1` installs nothing; `SHIM_DISABLE=name,name` leaves
+    those patches out.
+
+    Raises:
+        PatchError: a patch could not be applied; nothing was changed.
+    """
+    global _INSTALLED
+    with _LOCK:
+        if _INSTALLED is not None:
+            return _INSTALLED[1]
+        applied = Applied()
+        found: List[PatchStatus] = []
+        try:
+            for patch in catalogue():
+                needed, reason = _decide(patch)
+                if needed:
+                    applied.add(patch.replacements())
+                found.append(PatchStatus(patch, needed, patch.expected, bool(needed), reason))
+        except BaseException:
+            applied.restore()
+            raise
+        _INSTALLED = (applied, tuple(found))
+        return _INSTALLED[1]
+
+
+def uninstall() -> None:
+    """Put back the very objects that `install` displaced; do nothing where nothing is installed.
+
+    Raises:
+        PatchError: someone else has patched over one of ours; nothing is changed then.
+    """
+    global _INSTALLED
+    with _LOCK:
+        if _INSTALLED is not None:
+            _INSTALLED[0].restore()
+            _INSTALLED = None
+
+
+def status() -> Tuple[PatchStatus, ...]:
+    """Return what each patch found here: as installed, or as `install` would find it now."""
+    with _LOCK:
+        if _INSTALLED is not None:
+            return _INSTALLED[1]
+        decided = [(patch, *_decide(patch)) for patch in catalogue()]
+        return tuple(PatchStatus(patch, needed, patch.expected, False, why) for patch, needed, why in decided)
+
+
+def _decide(patch: Patch) -> Tuple[Optional[bool], str]:
+    if installed(patch.distribution) is None:
+        return None, f"{patch.distribution} is not installed"
+    disabled = _disabled()
+    if "1" in disabled or patch.name in disabled:
+        return None, "left out by SHIM_DISABLE"
+    if patch.is_broken():
+        return True, "the defect is here"
+    return False, "upstream is right here"
+
+
+def _disabled() -> FrozenSet[str]:
+    return frozenset(name.strip() for name in os.environ.get("SHIM_DISABLE", "").split(",") if name.strip())

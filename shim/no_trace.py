@@ -1,0 +1,69 @@
+"""What a call may change besides its outputs, put back (contract S1, S2)."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import Any, Dict, Iterator, List, Tuple
+
+from shim.routing.tree import map_leaves, replace_state
+
+_ABSENT: Any = object()
+
+
+@contextmanager
+def generators_restored() -> Iterator[None]:
+    """Put every torch random generator back as it was, however the block ends."""
+    states = _generator_states()
+    try:
+        yield
+    finally:
+        _restore_generators(states)
+
+
+@contextmanager
+def failure_leaves_no_trace(model: Any, caches: Dict[str, Any]) -> Iterator[None]:
+    """Put back random generators and `caches` where the block raises, and PEFT's own writes in any case.
+
+    `PeftModelForCausalLM.generate` writes two attributes on the base model, and takes them back after an
+    `Exception` but not after a KeyboardInterrupt.
+    """
+    states = _generator_states()
+    before = {name: map_leaves(lambda _, leaf: leaf, cache) for name, cache in caches.items()}
+    written = _attributes_that_generate_writes(model)
+    try:
+        yield
+    except BaseException:
+        _restore_generators(states)
+        for name, cache in caches.items():
+            replace_state(cache, before[name])
+        raise
+    finally:
+        for owner, attribute, value in written:
+            if value is _ABSENT:
+                vars(owner).pop(attribute, None)
+            else:
+                vars(owner)[attribute] = value
+
+
+def _attributes_that_generate_writes(model: Any) -> List[Tuple[Any, str, Any]]:
+    base = model.base_model
+    owners = [(base, "prepare_inputs_for_generation"), (base, "generation_config")]
+    inner = vars(base).get("_modules", {}).get("model")
+    if inner is not None:
+        owners.append((inner, "generation_config"))
+    return [(owner, name, vars(owner).get(name, _ABSENT)) for owner, name in owners]
+
+
+def _generator_states() -> List[Any]:
+    import torch
+
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() and torch.cuda.is_initialized() else []
+    return [torch.get_rng_state(), *cuda]
+
+
+def _restore_generators(states: List[Any]) -> None:
+    import torch
+
+    torch.set_rng_state(states[0])
+    if len(states) > 1:
+        torch.cuda.set_rng_state_all(states[1:])

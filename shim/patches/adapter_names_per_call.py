@@ -1,0 +1,110 @@
+"""`adapter_names` as hooks: refused on folded batches, left behind by failures, shared between threads."""
+
+from __future__ import annotations
+
+from typing import Any, Iterator, List, Sequence
+
+from shim.patch import Patch, Replacement
+
+
+def is_broken() -> bool:
+    """Run a toy that folds its batch, then one that fails: is the mixed call wrong, or does it leave a hook?"""
+    return _folded_batch_fails() or _failure_leaves_hooks()
+
+
+def replacements() -> Sequence[Replacement]:
+    """Let layers ask the call for their adapter, and every model class take `adapter_names`."""
+    return [*_layer_properties(), *_model_methods()]
+
+
+def _layer_properties() -> Iterator[Replacement]:
+    from peft.peft_model import PeftModel
+
+    from shim.batch import layer_kinds
+    from shim.selection import ANSWERS, ModelActiveAdapter, layer_property
+
+    for cls in layer_kinds():
+        for name, answer in ANSWERS.items():
+            original = vars(cls).get(name)
+            if original is not None:  # wrappers have no active_adapters before huggingface/peft#2376, 0.15.0
+                yield Replacement(cls, name, layer_property(original, answer))
+    yield Replacement(PeftModel, "active_adapter", ModelActiveAdapter())
+
+
+def _model_methods() -> Iterator[Replacement]:
+    from shim.call import forward_with_adapter_names, generate_with_adapter_names
+
+    wrappers = {"forward": forward_with_adapter_names, "generate": generate_with_adapter_names}
+    for cls in _model_classes():
+        for name, wrapper in wrappers.items():
+            if name in vars(cls):
+                yield Replacement(cls, name, wrapper(vars(cls)[name]))
+
+
+def _model_classes() -> List[Any]:
+    import peft
+
+    classes = [peft.PeftModel, peft.PeftMixedModel]
+    for cls in classes:
+        classes.extend(sub for sub in cls.__subclasses__() if sub not in classes)
+    return classes
+
+
+def _folded_batch_fails() -> bool:
+    import torch
+
+    model, inputs = _toy(fold=2)
+    with torch.no_grad():
+        try:
+            mixed = model(inputs, adapter_names=["a", "b"])
+        except (ValueError, TypeError):
+            return True
+        alone = []
+        for name in ("a", "b"):
+            model.set_adapter(name)
+            alone.append(model(inputs))
+    return not torch.allclose(mixed, torch.cat([alone[0][:1], alone[1][1:]]))
+
+
+def _failure_leaves_hooks() -> bool:
+    model, inputs = _toy(fold=1)
+    try:
+        model(inputs[:, :1], adapter_names=["a", "b"])  # one feature where the layer takes two
+    except (RuntimeError, ValueError, TypeError):
+        return any(module._forward_pre_hooks for module in model.modules())
+    return True
+
+
+def _toy(fold: int) -> Any:
+    import torch
+    from peft import LoraConfig, PeftModel, get_peft_model
+
+    class Toy(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = torch.nn.Linear(2, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            rows: torch.Tensor = self.linear(x.repeat_interleave(fold, 0))
+            return rows[::fold]
+
+    with torch.random.fork_rng(devices=[]):
+        config = LoraConfig(target_modules=["linear"], r=1, init_lora_weights=False)
+        model: PeftModel = get_peft_model(Toy(), config, adapter_name="a")
+        model.add_adapter("b", config)
+        return model.eval(), torch.ones(2, 2)
+
+
+PATCH = Patch(
+    name="adapter_names_per_call",
+    defect=(
+        "adapter_names are hooks on the model: refused or wrong where the batch is folded, transposed or "
+        "beamed, left behind by a failure, shared by threads, ignored by most tuners"
+    ),
+    breakpoint="none yet; huggingface/peft#1558 (0.10.0) is the first form, #3475 the leak",
+    distribution="peft",
+    affected=">=0.9",
+    clauses=("R1", "R7", "F1", "F2", "F4", "F5", "S1", "S3", "H1", "H2", "G1", "G3", "G4"),
+    is_broken=is_broken,
+    replacements=replacements,
+)

@@ -1,0 +1,182 @@
+"""The split route for `generate`: every adapter's rows generate as they would alone.
+
+Each sub-call is an ordinary `generate` of one adapter, so greedy search, sampling, beams however given
+(keyword, `generation_config`, the model's own), `num_return_sequences`, guidance and caches are the model's
+own. Sequences are padded to one length on the right, as transformers pads.
+
+Source for the layout of the outputs: transformers, `GenerateDecoderOnlyOutput` and its siblings: every tensor
+has dim 0 of samples x beams (or x returned sequences), sample-major.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Callable, Dict, List, Optional, Sequence
+
+from shim.batch import Group, MixedBatch
+from shim.errors import RefusedError
+from shim.routing.assemble import LayoutChanged, assemble, in_row_order
+from shim.routing.inputs import PER_SAMPLE, SHARED, Inputs, root_name, sample_paths, take
+from shim.routing.layout import CONSTANT, ROWS, Rule
+from shim.routing.rehearsal import plan_for
+from shim.routing.tree import leaves, replace_state
+from shim.selection import select
+
+_NOT_REHEARSED = (
+    "max_length min_length min_new_tokens max_time streamer stopping_criteria logits_processor generation_config "
+    "num_beam_groups diversity_penalty penalty_alpha constraints force_words_ids assistant_model"
+).split()
+_ONE_GREEDY_TOKEN = {
+    "max_new_tokens": 1,
+    "do_sample": False,
+    "num_beams": 1,
+    "num_return_sequences": 1,
+    "return_dict_in_generate": True,
+    "output_scores": True,
+}
+
+
+def run_split_generate(function: Callable[..., Any], batch: MixedBatch, inputs: Inputs) -> Any:
+    """Generate each adapter's rows by `function`, and put the sequences back in row order.
+
+    Raises:
+        RefusedError: the inputs do not divide by sample, or an output cannot be put together.
+    """
+    if inputs.values.get("streamer") is not None:
+        raise RefusedError(
+            "a streamer takes one sample at a time, but the rows of a mixed batch are generated adapter by "
+            "adapter. Leave the streamer out, or stream one row a call"
+        )
+    paths = _sample_paths(function, batch, inputs)
+    outputs, caches = [], []
+    for group in batch.groups:
+        part = _with_sample_indices(take(inputs, group.rows, paths), group)
+        with select(batch.selection(group.adapter)):
+            outputs.append(part.call(function))
+        caches.append(part.caches())
+    result = _put_together(outputs, batch, inputs)
+    for name, cache in inputs.caches().items():
+        replace_state(cache, _by_documented_layout([c[name] for c in caches], batch.groups))
+    return result
+
+
+def _sample_paths(function: Callable[..., Any], batch: MixedBatch, inputs: Inputs) -> Any:
+    """Return the inputs that divide by sample: documented, or proven by generating one token."""
+    documented = PER_SAMPLE | SHARED
+    if all(root_name(path) in documented for path in inputs.tensors()):
+        paths = sample_paths(inputs, len(batch.names))
+        odd = {
+            path: tuple(tensor.shape)
+            for path, tensor in inputs.tensors().items()
+            if path not in paths and root_name(path) in PER_SAMPLE and tensor.dim() > 1 and tensor.shape[0] != 1
+        }
+        if odd:
+            raise RefusedError(
+                f"inputs {odd} should have {len(batch.names)} samples along dim 0. Pass every input with samples "
+                "along dim 0, or run one adapter a call"
+            )
+        return paths
+
+    def run(part: Inputs) -> Dict[str, Any]:
+        return {"scores": part.call(function).scores}
+
+    values = {name: value for name, value in inputs.values.items() if name not in _NOT_REHEARSED}
+    short = Inputs({**values, **_ONE_GREEDY_TOKEN}, inputs.positional)
+    return plan_for(run, batch, short, "generate").sample_paths
+
+
+def _with_sample_indices(part: Inputs, group: Group) -> Inputs:
+    """Give a `prefix_allowed_tokens_fn` the caller's sample indices rather than the sub-batch's."""
+    allowed = part.values.get("prefix_allowed_tokens_fn")
+    if allowed is None:
+        return part
+    values = {**part.values, "prefix_allowed_tokens_fn": lambda i, tokens: allowed(group.rows[i], tokens)}
+    return Inputs(values, part.positional)
+
+
+def _put_together(outputs: List[Any], batch: MixedBatch, inputs: Inputs) -> Any:
+    import torch
+
+    groups = batch.groups
+    if all(isinstance(output, torch.Tensor) for output in outputs):
+        return _sequences(outputs, groups, batch, inputs)
+    if not all(isinstance(output, dict) and "sequences" in output for output in outputs):
+        raise RefusedError(
+            f"generate returned a {type(outputs[0]).__name__}, whose rows are not known. Ask for a tensor of "
+            "sequences (return_dict_in_generate=False), or run one adapter a call"
+        )
+    special: Dict[str, Any] = {"sequences": _sequences([o["sequences"] for o in outputs], groups, batch, inputs)}
+    if outputs[0].get("beam_indices") is not None:
+        beams = _setting("num_beams", batch, inputs) or 1
+        rebased = [_rebase(o["beam_indices"], g, beams) for o, g in zip(outputs, groups)]
+        special["beam_indices"] = in_row_order(_padded(rebased, -1), groups, 0)
+    rest = [{key: value for key, value in output.items() if key not in special} for output in outputs]
+    joined = {**_by_documented_layout(rest, groups), **special}
+    return type(outputs[0])(**{key: joined[key] for key in outputs[0]})
+
+
+def _sequences(parts: List[Any], groups: Sequence[Group], batch: MixedBatch, inputs: Inputs) -> Any:
+    if len({part.shape[1:] for part in parts}) > 1:
+        pad = _pad_token(batch, inputs)
+        if pad is None or parts[0].is_floating_point() or parts[0].dim() != 2:
+            raise RefusedError(
+                f"the adapters generated outputs of different sizes, {[tuple(p.shape) for p in parts]}, and "
+                "there is no token to pad with. Set pad_token_id, or run one adapter a call"
+            )
+        parts = _padded(parts, pad)
+    return in_row_order(parts, groups, 0)
+
+
+def _padded(parts: List[Any], value: int) -> List[Any]:
+    import torch
+
+    length = max(part.shape[1] for part in parts)
+    return [torch.nn.functional.pad(part, (0, length - part.shape[1]), value=value) for part in parts]
+
+
+def _rebase(beam_indices: Any, group: Group, beams: int) -> Any:
+    """Turn rows of the sub-batch's beams into rows of the batch's; -1 stays -1."""
+    import torch
+
+    rows = torch.tensor(group.rows, device=beam_indices.device)
+    known = beam_indices.clamp(min=0)
+    moved = rows[torch.div(known, beams, rounding_mode="floor")] * beams + known % beams
+    return torch.where(beam_indices < 0, beam_indices, moved)
+
+
+def _by_documented_layout(parts: Sequence[Any], groups: Sequence[Group]) -> Any:
+    import torch
+
+    layout = {
+        path: Rule(ROWS, 0, single=False) if isinstance(leaf, torch.Tensor) else Rule(CONSTANT)
+        for path, leaf in leaves(parts[0])
+    }
+    try:
+        return assemble(parts, groups, layout)
+    except (LayoutChanged, RefusedError):
+        raise RefusedError(
+            "the adapters stopped after different numbers of tokens, so scores, states or caches per step do not "
+            "stand in one tensor. Ask for sequences only, set min_new_tokens equal to max_new_tokens, or run one "
+            "adapter a call"
+        ) from None
+
+
+def _pad_token(batch: MixedBatch, inputs: Inputs) -> Optional[int]:
+    """Return the token that transformers pads with: the pad token, or else the first end token."""
+    pad = _setting("pad_token_id", batch, inputs)
+    if pad is None:
+        pad = _setting("eos_token_id", batch, inputs)
+    if isinstance(pad, (list, tuple)):
+        pad = pad[0] if pad else None
+    return None if pad is None else int(pad)
+
+
+def _setting(name: str, batch: MixedBatch, inputs: Inputs) -> Any:
+    """Return a generation setting as transformers resolves it: keyword, given config, the model's own."""
+    if inputs.values.get(name) is not None:
+        return inputs.values[name]
+    configs = (
+        inputs.values.get("generation_config"),
+        getattr(batch.model, "generation_config", None),
+        getattr(batch.model, "config", None),
+    )
+    return next((v for v in (getattr(config, name, None) for config in configs) if v is not None), None)

@@ -1,0 +1,142 @@
+"""Which inputs of a call hold one entry per sample, and how to take some samples of them."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from dataclasses import dataclass
+from typing import Any, Callable, Dict, FrozenSet, Mapping, Optional, Sequence, Tuple
+
+from shim.batch import MixedBatch
+from shim.errors import AdapterNamesError, RefusedError
+from shim.routing.tree import is_cache, leaves, map_leaves
+
+# Inputs whose first dimension transformers documents as the batch, whatever the model.
+PER_SAMPLE: FrozenSet[str] = frozenset(
+    "inputs input_ids attention_mask token_type_ids position_ids inputs_embeds labels decoder_input_ids "
+    "decoder_attention_mask decoder_inputs_embeds decoder_position_ids encoder_hidden_states "
+    "encoder_attention_mask encoder_outputs past_key_values mems input_features input_values "
+    "negative_prompt_ids negative_prompt_attention_mask task_ids".split()
+)
+# Inputs that transformers documents as one for the whole batch, even when a dimension equals its size.
+SHARED: FrozenSet[str] = frozenset(
+    "cache_position head_mask decoder_head_mask cross_attn_head_mask encoder_head_mask".split()
+)
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The arguments of one call by name; the first `positional` of them were given by position."""
+
+    values: Mapping[str, Any]
+    positional: int = 0
+
+    @classmethod
+    def of(cls, args: Sequence[Any], kwargs: Mapping[str, Any], signature: Sequence[str]) -> Inputs:
+        """Return the arguments `args` and `kwargs` of a function whose positional parameters are `signature`."""
+        names = (*signature[: len(args)], *(f"argument {i}" for i in range(len(signature), len(args))))
+        return cls({**dict(zip(names, args)), **kwargs}, len(args))
+
+    def call(self, function: Callable[..., Any]) -> Any:
+        """Call `function` with the arguments as they were given."""
+        items = list(self.values.items())
+        args = [value for _, value in items[: self.positional]]
+        return function(*args, **dict(items[self.positional :]))
+
+    def caches(self) -> Dict[str, Any]:
+        """Return the cache objects among the arguments by name; a forward changes them in place."""
+        return {name: value for name, value in self.values.items() if is_cache(value)}
+
+    def tensors(self) -> Dict[str, Any]:
+        """Return every tensor by path."""
+        found = (leaf for name, value in self.values.items() for leaf in leaves(value, name))
+        return {path: leaf for path, leaf in found if _is_tensor(leaf)}
+
+    def map(self, function: Callable[[str, Any], Any]) -> Inputs:
+        """Return inputs with `function(path, leaf)` in the place of each leaf; containers are new."""
+        values = {name: map_leaves(function, value, name) for name, value in self.values.items()}
+        return Inputs(values, self.positional)
+
+
+def parameter_names(function: Callable[..., Any]) -> Tuple[str, ...]:
+    """Return the names of the positional parameters of `function`, () where it has no signature."""
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):
+        return ()
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return tuple(p.name for p in parameters if p.kind in kinds)
+
+
+def check_sample_count(batch: MixedBatch, inputs: Inputs) -> None:
+    """Check that the main input has as many samples as there are names (contract F2).
+
+    Raises:
+        AdapterNamesError: with both numbers.
+        RefusedError: there is no tensor to count samples in.
+    """
+    path, tensor = _main_input(batch.model, inputs)
+    if tensor is None:
+        raise RefusedError(
+            "no input is a tensor with samples along dim 0, so adapter_names cannot be matched to samples. "
+            "Pass the inputs as tensors"
+        )
+    if tensor.shape[0] != len(batch.names):
+        raise AdapterNamesError(
+            f"Length of `adapter_names` is {len(batch.names)}, but should be {tensor.shape[0]}, the number of "
+            f"samples: {path} has shape {tuple(tensor.shape)}"
+        )
+
+
+def sample_paths(inputs: Inputs, count: int) -> FrozenSet[str]:
+    """Return the paths of the tensors that are assumed to hold one entry per sample along dim 0.
+
+    An assumption: `rehearsal` proves it before an output is believed.
+    """
+    return frozenset(
+        path
+        for path, tensor in inputs.tensors().items()
+        if root_name(path) not in SHARED and tensor.dim() > 0 and tensor.shape[0] == count
+    )
+
+
+def take(inputs: Inputs, rows: Sequence[int], paths: FrozenSet[str]) -> Inputs:
+    """Return the inputs of the samples `rows`: tensors in `paths` indexed, all else as it is.
+
+    Caches are copied, so that a forward on the result leaves the caller's as they were.
+    """
+
+    def pick(path: str, leaf: Any) -> Any:
+        if path in paths:
+            import torch
+
+            return leaf.index_select(0, torch.tensor(rows, device=leaf.device))
+        return leaf
+
+    return inputs.map(pick)
+
+
+def with_caches_cloned(inputs: Inputs) -> Inputs:
+    """Return `inputs` with every cache tensor cloned, so that a forward on them leaves no trace."""
+    caches = inputs.caches()
+    return inputs.map(lambda path, leaf: leaf.clone() if root_name(path) in caches and _is_tensor(leaf) else leaf)
+
+
+def root_name(path: str) -> str:
+    """Return the argument that a path leads into."""
+    return re.split(r"[.\[]", path, maxsplit=1)[0]
+
+
+def _main_input(model: Any, inputs: Inputs) -> Tuple[str, Optional[Any]]:
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    tensors = {p: t for p, t in inputs.tensors().items() if t.dim() > 0 and root_name(p) not in SHARED}
+    for name in (getattr(base, "main_input_name", None), "input_ids", "inputs", "inputs_embeds"):
+        if name in tensors:
+            return name, tensors[name]
+    return next(iter(tensors.items()), ("", None))
+
+
+def _is_tensor(value: Any) -> bool:
+    import torch
+
+    return isinstance(value, torch.Tensor)

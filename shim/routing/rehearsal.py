@@ -1,0 +1,119 @@
+"""Prove that a batch divides by sample, by running the base model on all of it and on each part.
+
+The rehearsal answers three questions that no shape can: whether every input that was taken to hold one entry
+per sample does, whether the model keeps its samples apart, and where the samples lie in each output. It runs
+once for each structure of inputs (names, ranks and types of the tensors, all other arguments by value), under
+`no_grad`, with the generators put back. Where an input's meaning hangs on data (images packed beside text),
+it runs at every call.
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from dataclasses import dataclass
+from typing import Any, Callable, Dict, FrozenSet, Hashable, List, Optional, Sequence
+
+from shim.batch import MixedBatch
+from shim.errors import RefusedError
+from shim.no_trace import generators_restored
+from shim.routing.inputs import PER_SAMPLE, SHARED, Inputs, root_name, sample_paths, take, with_caches_cloned
+from shim.routing.layout import Layout, find_layout
+from shim.routing.tree import leaves
+from shim.selection import BASE, select
+
+Run = Callable[[Inputs], Any]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a rehearsal proved: the inputs that divide by sample, and the layout of the outputs."""
+
+    sample_paths: FrozenSet[str]
+    layout: Layout
+
+
+_LOCK = threading.Lock()
+_PLANS: weakref.WeakKeyDictionary[Any, Dict[Hashable, Plan]] = weakref.WeakKeyDictionary()
+
+
+def plan_for(run: Run, batch: MixedBatch, inputs: Inputs, kind: str, again: bool = False) -> Plan:
+    """Return the plan of this call, rehearsing where none is known, or `again` where one does not fit.
+
+    Args:
+        run: runs the model on inputs under the adapter that is selected and returns all that it changes.
+        kind: what `run` calls, `forward` or `generate`: they have plans of their own.
+
+    Raises:
+        RefusedError: the batch does not divide by sample; nothing was changed.
+    """
+    key = _key(kind, inputs, len(batch.names))
+    if key is not None and not again:
+        known = _PLANS.get(batch.model, {}).get(key)
+        if known is not None:
+            return known
+    plan = _rehearse(run, batch, inputs)
+    if key is not None:
+        with _LOCK:
+            _PLANS[batch.model] = {**_PLANS.get(batch.model, {}), key: plan}
+    return plan
+
+
+def forget_plans() -> None:
+    """Drop every plan: the next calls rehearse again."""
+    with _LOCK:
+        _PLANS.clear()
+
+
+def _rehearse(run: Run, batch: MixedBatch, inputs: Inputs) -> Plan:
+    import torch
+
+    paths = sample_paths(inputs, len(batch.names))
+    with torch.no_grad(), generators_restored(), select(batch.selection(BASE)):
+        whole = run(with_caches_cloned(inputs))
+        parts = []
+        for group in batch.groups:
+            try:
+                parts.append(run(take(inputs, group.rows, paths)))
+            except (MemoryError, torch.cuda.OutOfMemoryError):
+                raise
+            except Exception as error:
+                raise RefusedError(_does_not_divide(inputs, paths, group.rows, error)) from error
+    return Plan(paths, find_layout(whole, parts, batch.groups))
+
+
+def _does_not_divide(inputs: Inputs, paths: FrozenSet[str], rows: Sequence[int], error: Exception) -> str:
+    others = {path: tuple(tensor.shape) for path, tensor in inputs.tensors().items() if path not in paths}
+    return (
+        f"the inputs do not divide by sample: the base model runs on all of them, but raises "
+        f"{type(error).__name__} ({error}) on samples {list(rows)} alone. Not one entry per sample along dim 0: "
+        f"{others or 'none'}. Pass every input with samples along dim 0, or run one adapter a call"
+    )
+
+
+def _key(kind: str, inputs: Inputs, count: int) -> Optional[Hashable]:
+    """Return what a plan depends on, or None where it depends on the data."""
+    tensors = inputs.tensors()
+    undocumented = [t for p, t in tensors.items() if root_name(p) not in PER_SAMPLE | SHARED]
+    with_text = any(name in inputs.values for name in ("input_ids", "inputs", "inputs_embeds"))
+    if undocumented and with_text:
+        return None  # images or sound beside text: which sample each belongs to may be in the data
+    if len(undocumented) > 1 and not all(_rows_differ(tensor) for tensor in undocumented):
+        return None  # rows that are alike cannot tell a tensor per sample from one for the whole batch
+    parts: List[Hashable] = [kind, inputs.positional]
+    for name, value in inputs.values.items():
+        for path, leaf in leaves(value, name):
+            if path in tensors:
+                parts.append((path, leaf.dim(), leaf.dtype, leaf.dim() > 0 and leaf.shape[0] == count))
+            else:
+                parts.append((path, type(leaf), repr(leaf)))
+    return tuple(parts)
+
+
+def _rows_differ(tensor: Any) -> bool:
+    import torch
+
+    if tensor.dim() == 0:
+        return True
+    rows = tensor.detach().reshape(tensor.shape[0], -1)
+    return bool(torch.unique(rows, dim=0).shape[0] == rows.shape[0])

@@ -1,0 +1,89 @@
+"""The plain and split routes: each adapter's rows through that adapter's own ordinary forward.
+
+Plain: one distinct name, so the batch is run as it is. Split: one sub-batch per adapter, outputs put back in
+row order. Both are exact by construction wherever inputs and outputs divide by sample, which `rehearsal`
+proves; where they do not, the batch is refused with the reason.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Callable, Dict, List, Tuple
+
+from shim.batch import MixedBatch
+from shim.errors import RefusedError
+from shim.routing.assemble import LayoutChanged, assemble
+from shim.routing.inputs import Inputs, take
+from shim.routing.rehearsal import Plan, plan_for
+from shim.routing.tree import replace_state
+from shim.selection import select
+
+OUTPUT, STATE = "output", "state"
+
+
+def run_plain(function: Callable[..., Any], batch: MixedBatch, inputs: Inputs) -> Any:
+    """Run a batch with one distinct name under that adapter."""
+    with select(batch.selection(batch.names[0])):
+        return inputs.call(function)
+
+
+def run_split_forward(function: Callable[..., Any], batch: MixedBatch, inputs: Inputs) -> Any:
+    """Run each adapter's rows by `function`, a forward, and put the outputs back in row order.
+
+    A cache among the inputs holds the whole batch's state afterwards, as after an ordinary forward, and is
+    the one that the output returns.
+
+    Raises:
+        RefusedError: the batch does not divide by sample, or the outputs cannot stand together.
+    """
+
+    def run(part: Inputs) -> Dict[str, Any]:
+        output = part.call(function)
+        return {OUTPUT: output, STATE: part.caches()}
+
+    plan = plan_for(run, batch, inputs, "forward")
+    parts = _run_groups(run, batch, inputs, plan)
+    try:
+        whole = assemble(parts, batch.groups, plan.layout)
+    except LayoutChanged:
+        # The model was changed after the plan was made, or takes another path at these sizes.
+        plan = plan_for(run, batch, inputs, "forward", again=True)
+        parts = _run_groups(run, batch, inputs, plan)
+        try:
+            whole = assemble(parts, batch.groups, plan.layout)
+        except LayoutChanged:
+            raise RefusedError(
+                "the outputs have another structure under an adapter than under the base model, so they cannot "
+                "be put together. Run one adapter a call"
+            ) from None
+    return _with_callers_caches(whole, parts[0], inputs)
+
+
+def _run_groups(run: Callable[[Inputs], Any], batch: MixedBatch, inputs: Inputs, plan: Plan) -> List[Any]:
+    parts = []
+    for group in batch.groups:
+        with select(batch.selection(group.adapter)):
+            parts.append(run(take(inputs, group.rows, plan.sample_paths)))
+    return parts
+
+
+def _with_callers_caches(whole: Dict[str, Any], part: Dict[str, Any], inputs: Inputs) -> Any:
+    """Move the state into the caller's caches, and return the output with them where the forward did."""
+    caches = inputs.caches()
+    for name, cache in caches.items():
+        replace_state(cache, whole[STATE][name])
+    if not caches or not isinstance(whole[OUTPUT], (dict, tuple, list)):
+        return whole[OUTPUT]
+    used: Tuple[Tuple[Any, Any], ...] = tuple((part[STATE][name], cache) for name, cache in caches.items())
+    return _replace_aliases(whole[OUTPUT], part[OUTPUT], used)
+
+
+def _replace_aliases(whole: Any, part: Any, used: Tuple[Tuple[Any, Any], ...]) -> Any:
+    keys = list(part) if isinstance(part, dict) else range(len(part))
+    found = {key: cache for key in keys for state, cache in used if part[key] is state}
+    if not found:
+        return whole
+    if isinstance(whole, dict):
+        for key, cache in found.items():
+            whole[key] = cache
+        return whole
+    return type(whole)(found.get(index, value) for index, value in enumerate(whole))

@@ -1,0 +1,198 @@
+"""modules_to_save of any type, different for each adapter, in any order (contract H1-H3).
+
+The reference is a model that never held another adapter: the same base weights, that adapter's LoRA weights,
+and its own saved modules put straight into the base.
+"""
+
+import copy
+import itertools
+
+import peft
+import pytest
+import torch
+from torch import nn
+
+import shim
+
+
+class Head(nn.Module):
+    """A head that is no Linear, as RoBERTa's and ELECTRA's are: refused by PEFT."""
+
+    def __init__(self, width, classes):
+        super().__init__()
+        self.dense = nn.Linear(width, width)
+        self.out_proj = nn.Linear(width, classes)
+
+    def forward(self, features, **kwargs):
+        return self.out_proj(torch.tanh(self.dense(features)))
+
+
+class Encoder(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(6, 6)
+        self.norm = nn.LayerNorm(6)
+        self.pooler = nn.Sequential(nn.Linear(6, 6), nn.Tanh())
+        self.classifier = Head(6, 3)
+
+    def forward(self, x):
+        return self.classifier(self.pooler(self.norm(self.linear(x))))
+
+
+SAVED = {"a": ["classifier"], "b": ["pooler", "norm"], "c": None, "d": ["norm", "classifier"]}
+
+
+@pytest.fixture(autouse=True)
+def _shim(installed_shim):
+    torch.manual_seed(0)
+    return installed_shim
+
+
+def config(name):
+    return peft.LoraConfig(r=2, target_modules=["linear"], modules_to_save=SAVED[name], init_lora_weights=False)
+
+
+def is_own(parameter_name, adapter):
+    return f".{adapter}." in parameter_name
+
+
+def build(order):
+    """A model with the adapters loaded in `order`, each with weights that depend on its name alone."""
+    torch.manual_seed(1)
+    base = Encoder().double()
+    reference = copy.deepcopy(base)
+    model = peft.get_peft_model(base, config(order[0]), adapter_name=order[0])
+    for name in order[1:]:
+        model.add_adapter(name, config(name))
+    model = model.double().eval()
+    for name in order:
+        own = {k: p for k, p in model.named_parameters() if is_own(k, name) and saves(name, k)}
+        generator = torch.Generator().manual_seed(ord(name))
+        for _, parameter in sorted(own.items()):
+            parameter.data = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+    return model, reference
+
+
+def saves(adapter, parameter_name):
+    """Whether the parameter is one that `adapter` trains: its LoRA weights, or a module that it names."""
+    if "lora_" in parameter_name:
+        return True
+    return any(f".{module}." in parameter_name for module in SAVED[adapter] or [])
+
+
+def alone(model, reference, adapter, x):
+    """What the adapter computes, by the definition: its own weights in a copy of the base model."""
+    expected = copy.deepcopy(reference)
+    own = {k: p.data for k, p in model.named_parameters() if is_own(k, adapter)}
+    weights = {k.split(".")[-3]: p for k, p in own.items() if "lora_" in k}
+    for key, value in own.items():
+        if "modules_to_save" in key and saves(adapter, key):
+            path = key.replace("base_model.model.", "").replace(f"modules_to_save.{adapter}.", "")
+            expected.get_parameter(path).data = value
+    if adapter != "__base__":
+        scaling = peft.LoraConfig().lora_alpha / 2
+        expected.linear.weight.data += scaling * weights["lora_B"] @ weights["lora_A"]
+    return expected(x)
+
+
+def assert_same(observed, expected):
+    assert torch.allclose(observed, expected, rtol=1e-9, atol=1e-12), (observed - expected).abs().max()
+
+
+X = torch.linspace(-2, 2, 24, dtype=torch.float64).reshape(4, 6).cos()
+
+
+def assert_each_is_right(model, reference, adapters, x=X):
+    outputs = []
+    for name in adapters:
+        model.set_adapter(name)
+        outputs.append(model(x))
+        assert_same(outputs[-1], alone(model, reference, name, x))
+    for left, right in itertools.combinations(outputs, 2):
+        assert (left - right).abs().max() > 1e-3  # power: the adapters are far apart
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations("abc")) + [tuple("dcba")])
+def test_each_adapter_is_right_after_switching_in_any_order(order):
+    model, reference = build(order)
+    assert_each_is_right(model, reference, [*order, *reversed(order)])
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations("abc")) + [tuple("dcba")])
+def test_each_row_goes_through_its_own_saved_modules(order):
+    model, reference = build(order)
+    names = [order[0], "__base__", order[1], order[2]]
+    mixed = model(X, adapter_names=names)
+    for row, name in enumerate(names):
+        assert_same(mixed[row], alone(model, reference, name, X)[row])
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations("abc")))
+def test_the_base_model_is_right_while_adapters_are_disabled(order):
+    model, reference = build(order)
+    for name in order:
+        model.set_adapter(name)
+        with model.disable_adapter():
+            assert_same(model(X), reference(X))
+        assert_same(model(X), alone(model, reference, name, X))
+
+
+@pytest.mark.parametrize("deleted", "abd")
+@pytest.mark.parametrize("active", "abcd")
+def test_deleting_an_adapter_leaves_the_others_right(deleted, active):
+    model, reference = build(tuple("abcd"))
+    model.set_adapter(active)
+    model.delete_adapter(deleted)
+    left = [name for name in "abcd" if name != deleted]
+    assert not [name for name, _ in model.named_parameters() if is_own(name, deleted)]
+    assert_each_is_right(model, reference, left)
+    with pytest.raises(shim.UnknownAdapterError, match=deleted):
+        model(X, adapter_names=[deleted, *left])
+    mixed = model(X, adapter_names=[*left, "__base__"])
+    for row, name in enumerate([*left, "__base__"]):
+        assert_same(mixed[row], alone(model, reference, name, X)[row])
+
+
+def test_a_deleted_active_adapter_gives_way_to_one_that_is_whole():
+    model, reference = build(tuple("ab"))
+    model.set_adapter("a")
+    model.delete_adapter("a")
+    active = model.active_adapter if isinstance(model.active_adapter, str) else model.active_adapter[0]
+    assert active == "b"
+    assert_same(model(X), alone(model, reference, "b", X))
+
+
+@pytest.mark.parametrize("active", "abc")
+def test_unloading_gives_the_base_layers_and_the_active_adapters_modules(active):
+    model, reference = build(tuple("abc"))
+    model.set_adapter(active)
+    expected = copy.deepcopy(model)
+    for module in expected.modules():
+        if hasattr(module, "lora_B"):
+            for weights in module.lora_B.values():
+                weights.weight.data.zero_()
+    want = expected(X)
+    plain = model.unload()
+    assert not [name for name, _ in plain.named_parameters() if "lora_" in name or "modules_to_save" in name]
+    assert_same(plain(X), want)
+
+
+def test_saved_and_loaded_adapters_give_the_same_outputs(tmp_path):
+    model, reference = build(tuple("abc"))
+    model.save_pretrained(str(tmp_path))
+    loaded = peft.PeftModel.from_pretrained(copy.deepcopy(reference), str(tmp_path / "c"), adapter_name="c")
+    for name in "ba":
+        loaded.load_adapter(str(tmp_path / name), name)
+    loaded = loaded.double().eval()
+    for name in "abca":
+        loaded.set_adapter(name)
+        assert_same(loaded(X), alone(model, reference, name, X))
+
+
+def test_gradients_go_to_the_active_adapter_alone():
+    model, _ = build(tuple("abc"))
+    for name in "abc":
+        model.set_adapter(name)
+        trained = {k for k, p in model.named_parameters() if p.requires_grad}
+        assert trained
+        assert all(is_own(k, name) for k in trained), trained
