@@ -111,7 +111,7 @@ def _check_state(model: Any, names: Tuple[str, ...], layers: Tuple[Tuple[str, An
             "differ from each adapter's own run. Call model.eval() first"
         )
     for name, layer in layers:
-        if getattr(layer, "merged", False):
+        if isinstance(layer, layer_kinds()[0]) and layer.merged:
             raise RefusedError(
                 f"Cannot pass `adapter_names` when there are merged adapters: {name} holds "
                 f"{list(layer.merged_adapters)} in its base weights, so no other row can be exact. Call "

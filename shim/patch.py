@@ -50,7 +50,9 @@ class Patch:
         return in_range(self.distribution, self.affected)
 
     def __str__(self) -> str:
-        return f"{self.name} ({self.distribution} {installed(self.distribution)}, upstream: {self.breakpoint})"
+        return (
+            f"{self.name} ({self.distribution} {installed(self.distribution)}, upstream: {self.breakpoint})"
+        )
 
 
 class Applied:

@@ -9,6 +9,18 @@ from shim.patch import Patch
 
 def catalogue() -> Tuple[Patch, ...]:
     """Return the patches, each of which may rely on those before it."""
-    from shim.patches import adapter_names_per_call
+    from shim.patches import (
+        adapter_names_per_call,
+        forward_hooks_with_kwargs,
+        saved_modules_delete,
+        saved_modules_switch,
+        saved_modules_unload,
+    )
 
-    return (adapter_names_per_call.PATCH,)
+    return (
+        forward_hooks_with_kwargs.PATCH,
+        saved_modules_switch.PATCH,
+        saved_modules_delete.PATCH,
+        saved_modules_unload.PATCH,
+        adapter_names_per_call.PATCH,
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Iterator, List, Sequence
 
 from shim.patch import Patch, Replacement
+from shim.patches import toys
 
 
 def is_broken() -> bool:
@@ -53,7 +54,7 @@ def _model_classes() -> List[Any]:
 def _folded_batch_fails() -> bool:
     import torch
 
-    model, inputs = _toy(fold=2)
+    model, inputs = toys.folded(2)
     with torch.no_grad():
         try:
             mixed = model(inputs, adapter_names=["a", "b"])
@@ -67,32 +68,12 @@ def _folded_batch_fails() -> bool:
 
 
 def _failure_leaves_hooks() -> bool:
-    model, inputs = _toy(fold=1)
+    model, inputs = toys.folded(1)
     try:
         model(inputs[:, :1], adapter_names=["a", "b"])  # one feature where the layer takes two
     except (RuntimeError, ValueError, TypeError):
         return any(module._forward_pre_hooks for module in model.modules())
     return True
-
-
-def _toy(fold: int) -> Any:
-    import torch
-    from peft import LoraConfig, PeftModel, get_peft_model
-
-    class Toy(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.linear = torch.nn.Linear(2, 2)
-
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            rows: torch.Tensor = self.linear(x.repeat_interleave(fold, 0))
-            return rows[::fold]
-
-    with torch.random.fork_rng(devices=[]):
-        config = LoraConfig(target_modules=["linear"], r=1, init_lora_weights=False)
-        model: PeftModel = get_peft_model(Toy(), config, adapter_name="a")
-        model.add_adapter("b", config)
-        return model.eval(), torch.ones(2, 2)
 
 
 PATCH = Patch(

@@ -6,7 +6,7 @@ answers with a TypeError. The functions that take upstream's place are in `modul
 
 from __future__ import annotations
 
-import importlib
+import sys
 import inspect
 from typing import Any, Callable, List, Sequence, TypeVar
 
@@ -79,10 +79,10 @@ def _name_replacements(names: List[str]) -> Sequence[Replacement]:
     # torch.jit would make the dictionaries attributes of the scripted or traced module.
     recursive: Any = torch.jit._recursive
     found = [Replacement(recursive, "ignored_attributes", [*recursive.ignored_attributes, *names])]
-    try:
-        remote: Any = importlib.import_module("torch.distributed.nn.api.remote_module")
-    except Exception:
-        # Builds without torch.distributed have no RemoteModule, and so nothing to ignore.
+    # Importing it here would leave a trace: it makes a folder and adds it to sys.path for good. Imported later
+    # it prints one line to stderr for a RemoteModule with such a hook.
+    remote: Any = sys.modules.get("torch.distributed.nn.api.remote_module")
+    if remote is None:
         return found
     # RemoteModule prints a complaint about each attribute that it neither pickles nor ignores.
     attribute = "_REMOTE_MODULE_ATTRIBUTES_IGNORE_FOR_PICKLING"

@@ -45,9 +45,7 @@ def in_row_order(parts: Sequence[Any], groups: Sequence[Group], dim: int, kind: 
     split = []
     for part, group in zip(parts, groups):
         sizes = {sample_axis: len(group.rows), row_axis: per_sample}
-        split.append(
-            part.reshape(*part.shape[:dim], sizes[dim], sizes[dim + 1], *part.shape[dim + 1 :])
-        )
+        split.append(part.reshape(*part.shape[:dim], sizes[dim], sizes[dim + 1], *part.shape[dim + 1 :]))
     whole = torch.cat(split, dim=sample_axis).index_select(sample_axis, order.to(parts[0].device))
     return whole.flatten(dim, dim + 1)
 

@@ -67,7 +67,10 @@ def _sample_paths(function: Callable[..., Any], batch: MixedBatch, inputs: Input
         odd = {
             path: tuple(tensor.shape)
             for path, tensor in inputs.tensors().items()
-            if path not in paths and root_name(path) in PER_SAMPLE and tensor.dim() > 1 and tensor.shape[0] != 1
+            if path not in paths
+            and root_name(path) in PER_SAMPLE
+            and tensor.dim() > 1
+            and tensor.shape[0] != 1
         }
         if odd:
             raise RefusedError(
@@ -104,7 +107,9 @@ def _put_together(outputs: List[Any], batch: MixedBatch, inputs: Inputs) -> Any:
             f"generate returned a {type(outputs[0]).__name__}, whose rows are not known. Ask for a tensor of "
             "sequences (return_dict_in_generate=False), or run one adapter a call"
         )
-    special: Dict[str, Any] = {"sequences": _sequences([o["sequences"] for o in outputs], groups, batch, inputs)}
+    special: Dict[str, Any] = {
+        "sequences": _sequences([o["sequences"] for o in outputs], groups, batch, inputs)
+    }
     if outputs[0].get("beam_indices") is not None:
         beams = _setting("num_beams", batch, inputs) or 1
         rebased = [_rebase(o["beam_indices"], g, beams) for o, g in zip(outputs, groups)]

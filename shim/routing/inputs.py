@@ -119,7 +119,9 @@ def take(inputs: Inputs, rows: Sequence[int], paths: FrozenSet[str]) -> Inputs:
 def with_caches_cloned(inputs: Inputs) -> Inputs:
     """Return `inputs` with every cache tensor cloned, so that a forward on them leaves no trace."""
     caches = inputs.caches()
-    return inputs.map(lambda path, leaf: leaf.clone() if root_name(path) in caches and _is_tensor(leaf) else leaf)
+    return inputs.map(
+        lambda path, leaf: leaf.clone() if root_name(path) in caches and _is_tensor(leaf) else leaf
+    )
 
 
 def root_name(path: str) -> str:

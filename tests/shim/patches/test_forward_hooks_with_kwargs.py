@@ -20,7 +20,11 @@ import torch
 import torch.fx._symbolic_trace
 import torch.jit._recursive
 from torch import nn
-from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
+from torch.nn.modules.module import (
+    register_module_forward_hook,
+    register_module_forward_pre_hook,
+    register_module_full_backward_hook,
+)
 from torch.utils.hooks import RemovableHandle
 
 from shim.patch import Applied
@@ -357,6 +361,32 @@ def test_order_is_global_then_prepended_then_registered(module: Scale, x: torch.
     assert log == ["global", ("foremost", seen), "front", "first", ("second", seen), "last"]
 
 
+@pytest.mark.parametrize(
+    ("register_global", "hook", "expected"),
+    [
+        (register_module_forward_pre_hook, lambda module, args: args[0] + 1, 12.0),
+        (register_module_forward_hook, lambda module, args, output: output + 1, 7.0),
+        (
+            register_module_full_backward_hook,
+            lambda module, grad_input, grad_output: (grad_input[0] * 0 + 12,),
+            6.0,
+        ),
+    ],
+    ids=["pre", "post", "backward"],
+)
+def test_global_hooks_need_no_hook_on_the_module(
+    module: Scale, register_global: Any, hook: Any, expected: float
+) -> None:
+    x = torch.ones(1, requires_grad=True)
+    with register_global(hook):
+        output = module(x, factor=3.0)
+    output.backward()
+    assert output.item() == expected
+    assert x.grad is not None
+    assert x.grad.item() == (12.0 if register_global is register_module_full_backward_hook else 6.0)
+    assert module(x, factor=3.0).item() == 6.0
+
+
 @pytest.mark.parametrize("name", ["register_forward_pre_hook", "register_forward_hook"])
 def test_options_are_keywords_only(module: Scale, name: str) -> None:
     with pytest.raises(TypeError):
@@ -569,13 +599,15 @@ def test_full_backward_hook_sees_the_inputs_that_pre_hooks_leave(module: Scale) 
     assert module.weight.grad.item() == 6 * 3 * 7 * 5.0
 
 
-def test_full_backward_hook_changes_the_gradient(module: Scale) -> None:
+@pytest.mark.parametrize("factor", [1.0, 10.0], ids=["alone", "with a kwargs hook"])
+def test_full_backward_hook_changes_the_gradient(module: Scale, factor: float) -> None:
     module.register_full_backward_hook(lambda module, grad_input, grad_output: (grad_input[0] * 100,))
-    module.register_forward_pre_hook(times_ten, with_kwargs=True)
+    if factor != 1.0:
+        module.register_forward_pre_hook(times_ten, with_kwargs=True)
     x = torch.ones(2, requires_grad=True)
     module(x).sum().backward()
     assert x.grad is not None
-    assert x.grad.tolist() == [2000.0, 2000.0]
+    assert x.grad.tolist() == [200.0 * factor, 200.0 * factor]
 
 
 @pytest.mark.parametrize("wrap", [lambda out: out, lambda out: (out, 1), lambda out: {"n": 1, "out": out}])

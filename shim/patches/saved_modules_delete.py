@@ -1,0 +1,86 @@
+"""Deleting an adapter: its saved modules stay, or the next adapter's are not taken up.
+
+Below 0.16 saved modules outlive their adapter. On every version up to 0.21.2 each layer picks its own next
+adapter, and a module that only the next adapter saves stays on the base's, so that the model is a mixture.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, Callable, Sequence
+
+from shim.patch import Patch, Replacement
+from shim.patches import toys
+
+
+def is_broken() -> bool:
+    """Delete the active `a`: is anything left of it, and is `b` whole?"""
+    model = toys.two_saved_modules()
+    try:
+        import warnings
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # upstream's word that `b` is active now
+            model.delete_adapter("a")
+    except (AttributeError, KeyError, ValueError):
+        return True
+    left = [name for name, _ in model.named_parameters() if ".a." in name]
+    return bool(left) or toys.saved_weight_in_use(model, "second") != 2 or model.active_adapter != "b"
+
+
+def replacements() -> Sequence[Replacement]:
+    """Delete the saved modules too, and make one remaining adapter active in every layer."""
+    from peft import PeftModel
+
+    # Breakpoint: huggingface/peft#1742, peft 0.11: PeftModel.delete_adapter; before, the tuner's is found.
+    original = vars(PeftModel).get("delete_adapter", _delete_in_tuner)
+    return [Replacement(PeftModel, "delete_adapter", _deleting_everything(original))]
+
+
+def _delete_in_tuner(self: Any, adapter_name: str) -> None:
+    """Delete an existing adapter."""
+    self.base_model.delete_adapter(adapter_name)
+
+
+def _deleting_everything(original: Callable[..., None]) -> Callable[..., None]:
+    @functools.wraps(original)
+    def delete_adapter(self: Any, adapter_name: str) -> None:
+        active = self.active_adapter
+        was_active = adapter_name in ([active] if isinstance(active, str) else active)
+        original(self, adapter_name)
+        _delete_saved_modules(self, adapter_name)
+        if (
+            was_active
+            and self.peft_config
+            and not any(c.is_prompt_learning for c in self.peft_config.values())
+        ):
+            chosen = [name for name in self.base_model.active_adapters if name in self.peft_config]
+            self.set_adapter(chosen[0] if chosen else next(iter(self.peft_config)))
+
+    return delete_adapter
+
+
+def _delete_saved_modules(model: Any, adapter_name: str) -> None:
+    from shim.batch import adapter_layers, holds, layer_kinds
+
+    for _, layer in adapter_layers(model):
+        if isinstance(layer, layer_kinds()[1]) and holds(layer, adapter_name):
+            # Breakpoint: huggingface/peft#2466, peft 0.16.0: upstream deletes them itself.
+            getattr(layer, "_adapters", set()).discard(adapter_name)
+            token_adapter = vars(layer)["_modules"].get("token_adapter")
+            if token_adapter is not None:
+                token_adapter.delete_adapter(adapter_name)
+            else:
+                del layer.modules_to_save[adapter_name]
+
+
+PATCH = Patch(
+    name="saved_modules_delete",
+    defect="deleting an adapter leaves its saved modules, or the next adapter's unused",
+    breakpoint="huggingface/peft#2466 (0.16.0) for the modules; none yet for the next adapter's",
+    distribution="peft",
+    affected=">=0.9",
+    clauses=("H3", "S4"),
+    is_broken=is_broken,
+    replacements=replacements,
+)

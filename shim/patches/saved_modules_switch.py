@@ -1,0 +1,119 @@
+"""Saved modules below peft 0.15: an adapter without a module switches its wrapper off for good.
+
+0.9 and 0.10 raise in `set_adapter`; 0.11 to 0.14 leave the wrapper disabled, so that later outputs are
+silently wrong; in all of them loading an adapter makes its saved modules active though the adapter is not.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from typing import Any, Callable, List, Sequence
+
+from shim.patch import Patch, Replacement
+from shim.patches import toys
+
+
+def is_broken() -> bool:
+    """Load `b` beside `a` and switch to it and back: is each saved module in use exactly where it should be?"""
+    model = toys.two_saved_modules()
+    states: List[Any] = [_in_use(model)]
+    try:
+        for name in ("b", "a"):
+            model.set_adapter(name)
+            states.append(_in_use(model))
+    except (ValueError, KeyError):
+        return True
+    return states != [(1, 0), (0, 2), (1, 0)]
+
+
+def replacements() -> Sequence[Replacement]:
+    """Let a wrapper know the model's active adapter even where it has no module for it."""
+    from peft import PeftModel
+    from peft.utils.other import ModulesToSaveWrapper, _set_adapter
+
+    holders = [m for n, m in list(sys.modules.items()) if n.split(".")[0] == "peft" and m is not None]
+    return [
+        Replacement(ModulesToSaveWrapper, "set_adapter", set_adapter),
+        Replacement(ModulesToSaveWrapper, "enable_adapters", enable_adapters),
+        *(
+            Replacement(module, "_set_adapter", set_adapter_of_wrappers)
+            for module in holders
+            if vars(module).get("_set_adapter") is _set_adapter
+        ),
+        Replacement(PeftModel, "add_adapter", _following_the_active_adapter(vars(PeftModel)["add_adapter"])),
+    ]
+
+
+def set_adapter(self: Any, adapter_name: str) -> None:
+    """Make `adapter_name` the active adapter; without a module of its own the original module serves it."""
+    for module in self.modules_to_save.values():
+        module.requires_grad_(False)
+    if adapter_name in self.modules_to_save:
+        self.modules_to_save[adapter_name].requires_grad_(True)
+    self._active_adapter = adapter_name
+
+
+def enable_adapters(self: Any, enabled: bool) -> None:
+    """Toggle the saved modules, as upstream, also where the active adapter has none here."""
+    if self._disable_adapters is not enabled:
+        return  # already in the desired state
+    self.original_module.requires_grad_(not enabled)
+    self.modules_to_save.requires_grad_(False)
+    if enabled and self.active_adapter in self.modules_to_save:
+        self.modules_to_save[self.active_adapter].requires_grad_(True)
+    self._disable_adapters = not enabled
+
+
+def set_adapter_of_wrappers(model: Any, adapter_name: Any) -> None:
+    """Tell every wrapper of `model` its active adapter: one name, or a list of one."""
+    from peft.utils.other import ModulesToSaveWrapper
+
+    wrappers = [module for module in model.modules() if isinstance(module, ModulesToSaveWrapper)]
+    if wrappers and not isinstance(adapter_name, str):
+        if len(adapter_name) != 1:
+            raise ValueError("Only one adapter can be set at a time for modules_to_save")
+        adapter_name = adapter_name[0]
+    for wrapper in wrappers:
+        wrapper.set_adapter(adapter_name)
+
+
+def _following_the_active_adapter(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def add_adapter(self: Any, *args: Any, **kwargs: Any) -> Any:
+        result = original(self, *args, **kwargs)
+        if not self.active_peft_config.is_prompt_learning:
+            set_adapter_of_wrappers(self, self.active_adapter)
+            _set_adapter_of_new_layers(self, self.active_adapter)
+        return result
+
+    return add_adapter
+
+
+def _set_adapter_of_new_layers(model: Any, active: Any) -> None:
+    """Take back that a layer which only the new adapter targets is born with it active (0.9 and 0.10).
+
+    Not `layer.set_adapter`, which would make the weights trainable.
+    """
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    names = [active] if isinstance(active, str) else list(active)
+    for module in model.modules():
+        if isinstance(module, BaseTunerLayer) and list(module.active_adapters) != names:
+            module._active_adapter = names
+
+
+def _in_use(model: Any) -> Any:
+    return toys.saved_weight_in_use(model, "first"), toys.saved_weight_in_use(model, "second")
+
+
+PATCH = Patch(
+    name="saved_modules_switch",
+    defect="an adapter that lacks a saved module raises in set_adapter, or switches the module off for all",
+    breakpoint="huggingface/peft#2422 and #2430, peft 0.15.0",
+    distribution="peft",
+    affected="<0.15",
+    clauses=("H1", "H2", "H3"),
+    is_broken=is_broken,
+    replacements=replacements,
+)

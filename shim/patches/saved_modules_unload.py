@@ -1,0 +1,78 @@
+"""Unloading below peft 0.21: a wrapper without a module for the active adapter raises, or gives another's."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, Callable, List, Sequence, Tuple
+
+from shim.patch import Patch, Replacement
+from shim.patches import toys
+
+
+def is_broken() -> bool:
+    """Unload while `a` is active: is `first` a's, and `second` the base's?"""
+    model = toys.two_saved_modules()
+    try:
+        model.set_adapter("a")
+        plain = model.unload()
+        weights = plain.first.weight[0, 0].item(), plain.second.weight[0, 0].item()
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return True
+    return weights != (1.0, 0.0)
+
+
+def replacements() -> Sequence[Replacement]:
+    """Put the original modules back first where the active adapter saves nothing."""
+    from peft.tuners.tuners_utils import BaseTuner
+
+    classes: List[Any] = [BaseTuner]
+    for cls in classes:
+        classes.extend(sub for sub in cls.__subclasses__() if sub not in classes)
+    name = "_unload_and_optionally_merge"
+    return [Replacement(c, name, _originals_first(vars(c)[name])) for c in classes if name in vars(c)]
+
+
+def _originals_first(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def unload(self: Any, *args: Any, **kwargs: Any) -> Any:
+        put_back: List[Tuple[Any, str, Any]] = []
+        for parent, name, wrapper in _unused_wrappers(self.model):
+            put_back.append((parent, name, wrapper))
+            setattr(parent, name, wrapper.original_module)
+        try:
+            return original(self, *args, **kwargs)
+        except BaseException:
+            for parent, name, wrapper in put_back:
+                setattr(parent, name, wrapper)
+            raise
+
+    return unload
+
+
+def _unused_wrappers(model: Any) -> List[Tuple[Any, str, Any]]:
+    """Return (parent, name, wrapper) of the saved-module wrappers that serve the active adapter nothing."""
+    from peft.utils.other import ModulesToSaveWrapper
+
+    found = []
+    for parent in list(model.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, ModulesToSaveWrapper):
+                active = child.active_adapter
+                names = [active] if isinstance(active, str) else list(active)
+                if len(names) == 1 and names[0] in child.modules_to_save:
+                    child._active_adapter = names[0]  # 0.18 keeps a list here, which no ModuleDict takes
+                else:
+                    found.append((parent, name, child))
+    return found
+
+
+PATCH = Patch(
+    name="saved_modules_unload",
+    defect="unload raises or returns another adapter's module where the active adapter saves nothing",
+    breakpoint="huggingface/peft#3455, peft 0.21.0",
+    distribution="peft",
+    affected="<0.21",
+    clauses=("H3",),
+    is_broken=is_broken,
+    replacements=replacements,
+)

@@ -1,0 +1,68 @@
+"""The few-line models that probes run; building one leaves the random generators as they were."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def folded(fold: int) -> Any:
+    """Return a model with adapters `a` and `b` whose layer sees each sample `fold` times, and an input."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+
+    class Folded(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = torch.nn.Linear(2, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            rows: torch.Tensor = self.linear(x.repeat_interleave(fold, 0))
+            return rows[::fold]
+
+    with torch.random.fork_rng(devices=[]):
+        config = LoraConfig(target_modules=["linear"], r=1, init_lora_weights=False)
+        model = get_peft_model(Folded(), config, adapter_name="a")
+        model.add_adapter("b", config)
+    return model.eval(), torch.ones(2, 2)
+
+
+def two_saved_modules() -> Any:
+    """Return a model whose adapter `a` saves `first` and whose adapter `b` saves `second`; `a` is active.
+
+    Every saved weight is that of its adapter: 1 for `a`, 2 for `b`, while the base model's are 0.
+    """
+    import torch
+    from peft import LoraConfig, get_peft_model
+
+    class TwoHeads(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = torch.nn.Linear(2, 2)
+            self.first = torch.nn.Linear(2, 2)
+            self.second = torch.nn.Linear(2, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            rows: torch.Tensor = self.second(self.first(self.linear(x)))
+            return rows
+
+    with torch.random.fork_rng(devices=[]):
+        model = get_peft_model(TwoHeads(), _saving("first"), adapter_name="a")
+        model.add_adapter("b", _saving("second"))
+    for name, parameter in model.named_parameters():
+        parameter.data.fill_(1.0 if ".a." in name else 2.0 if ".b." in name else 0.0)
+    return model.eval()
+
+
+def saved_weight_in_use(model: Any, module: str) -> float:
+    """Return which adapter's weights `module` of `two_saved_modules` uses: 1, 2, or 0 for the base's."""
+    import torch
+
+    wrapper = model.base_model.model.get_submodule(module)
+    with torch.no_grad():
+        return float(wrapper(torch.zeros(1, 2))[0, 0].item())
+
+
+def _saving(module: str) -> Any:
+    from peft import LoraConfig
+
+    return LoraConfig(target_modules=["linear"], modules_to_save=[module], r=1, init_lora_weights=False)
