@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Tuple
+from typing import Dict
 
 from conformance.models.audio import AUDIO
 from conformance.models.exact import EXACT
@@ -13,13 +13,14 @@ from conformance.models.vision import VISION
 
 __all__ = ["MODELS", "Inputs", "Model", "model_named"]
 
-MODELS: Tuple[Model, ...] = EXACT + TEXT + VISION + AUDIO + MULTIMODAL
-"""Every model, simplest first."""
+MODELS: Dict[str, Model] = {
+    model.name: model for model in EXACT + TEXT + VISION + AUDIO + MULTIMODAL
+}
+"""Every model by name, simplest first."""
 
 
 def model_named(name: str) -> Model:
     """Return the model called `name`; raise `KeyError` naming those that exist."""
-    for model in MODELS:
-        if model.name == name:
-            return model
-    raise KeyError(f"no model is called {name!r}; there are {', '.join(model.name for model in MODELS)}")
+    if name not in MODELS:
+        raise KeyError(f"no model is called {name!r}; there are {', '.join(MODELS)}")
+    return MODELS[name]

@@ -55,7 +55,7 @@ class FoldedIntegers(torch.nn.Module):
 
 
 def whole(module: torch.nn.Module) -> torch.nn.Module:
-    """Overwrite every parameter with whole numbers under the current torch rng; return the module, evaluating."""
+    """Set every parameter to -1, 0 or 1 under the current torch rng; return the module in evaluation mode."""
     with torch.no_grad():
         for parameter in module.parameters():
             parameter.copy_(torch.randint(-1, 2, parameter.shape))

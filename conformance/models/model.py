@@ -49,7 +49,7 @@ class Model:
     inputs: Draw
     """`(samples, length, generator)` to inputs whose rows are all distinct; see `Inputs`."""
     targets: Tuple[str, ...]
-    """Suffixes of module names for LoRA; each matches on its own, so any non-empty subset is a configuration."""
+    """Suffixes of module names for LoRA; each matches alone, so any non-empty subset will do."""
     saved: Tuple[str, ...]
     """Endings of module names for `modules_to_save`; no target lies inside one of them."""
     tags: FrozenSet[str]

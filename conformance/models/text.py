@@ -12,13 +12,14 @@ from conformance.models.text_inputs import (
     decoder_ids,
     left_padded,
     right_padded,
+    unpadded,
 )
-from conformance.models.upstream import random_model, source_says
+from conformance.models.upstream import attends_with_sdpa, random_model, source_says
 
 if TYPE_CHECKING:
     import torch
 
-    from conformance.models.model import Inputs
+    from conformance.models.model import Draw, Inputs
 
 LENGTHS = (3, 4, 7)
 """Two of them are common batch sizes: where tokens equal samples, guessing which is which is caught."""
@@ -38,6 +39,17 @@ BERT_LAYERS = ("query", "key", "value", "attention.output.dense", "intermediate.
 
 # Breakpoint: huggingface/transformers#41580 (a Linear per expert became one parameter for all experts)
 EXPERTS = ("w1", "w2", "w3") if source_says("models/mixtral/modeling_mixtral.py", "self.w1 = ") else ()
+
+
+def _prompts(architecture: str) -> Draw:
+    """Return how to draw prompts for a causal `architecture` of llama's family."""
+
+    def draw(samples: int, length: int, generator: torch.Generator) -> Inputs:
+        # Their eager attention takes its softmax in float32, where float64's least number is minus infinity:
+        # padding before the first token sees nothing, becomes nan, and 0 * nan spreads it to every token.
+        return (left_padded if attends_with_sdpa(architecture) else unpadded)(samples, length, generator)
+
+    return draw
 
 
 def t5_inputs(samples: int, length: int, generator: torch.Generator) -> Inputs:
@@ -65,7 +77,7 @@ TEXT: Tuple[Model, ...] = (
         name="llama",
         architecture="LlamaForCausalLM",
         build=random_model("LlamaForCausalLM", "LlamaConfig", {**TRANSFORMER, "num_key_value_heads": 1}),
-        inputs=left_padded,
+        inputs=_prompts("LlamaForCausalLM"),
         targets=(*ATTENTION, "gate_proj", "up_proj", "down_proj"),
         saved=("lm_head", "model.norm"),
         tags=frozenset({"text", "causal-lm", "generates"}),
@@ -153,7 +165,7 @@ TEXT: Tuple[Model, ...] = (
                 "experts_implementation": "eager",  # the default since transformers 5 lacks float64
             },
         ),
-        inputs=left_padded,
+        inputs=_prompts("MixtralForCausalLM"),
         targets=(*ATTENTION, *EXPERTS),
         saved=("lm_head", "model.norm"),
         tags=frozenset({"text", "causal-lm", "generates", "experts"}),

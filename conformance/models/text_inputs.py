@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 PAD, START, END = 0, 1, 3
 """The special ids. CLIP reads an end id of 2 as "the largest id ends the text", so END is another one."""
 
-FIRST_WORD, VOCABULARY = 4, 64
+FIRST_WORD, VOCABULARY = 4, 32
 
 SPECIAL = {"pad_token_id": PAD, "bos_token_id": START, "eos_token_id": END}
 """The configuration fields that name the special ids."""
@@ -21,6 +21,14 @@ SPECIAL = {"pad_token_id": PAD, "bos_token_id": START, "eos_token_id": END}
 def left_padded(samples: int, length: int, generator: torch.Generator) -> Inputs:
     """Return ids and mask padded at the left, as a causal language model generates from them."""
     mask = _real_tokens(samples, length, 1, generator).flip(1)
+    return _masked(_words(samples, length, length - 1, generator), mask)
+
+
+def unpadded(samples: int, length: int, generator: torch.Generator) -> Inputs:
+    """Return ids and a mask of ones, the rows told apart by their last token as in `left_padded`."""
+    import torch
+
+    mask = torch.ones(samples, length, dtype=torch.long)
     return _masked(_words(samples, length, length - 1, generator), mask)
 
 

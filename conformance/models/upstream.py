@@ -28,6 +28,15 @@ def source_says(file: str, words: str) -> bool:
     return False
 
 
+def attends_with_sdpa(architecture: str) -> bool:
+    """Tell whether `architecture` attends by torch's `scaled_dot_product_attention` unless told otherwise."""
+    import transformers
+
+    # Breakpoint: huggingface/transformers#26572 (introduced for some architectures, and torch >= 2.1.1)
+    available = getattr(transformers.utils, "is_torch_sdpa_available", lambda: True)
+    return bool(available() and getattr(transformers, architecture)._supports_sdpa)
+
+
 def random_model(architecture: str, config: str, fields: Mapping[str, Any]) -> Build:
     """Return a builder of transformers' class `architecture` from its class `config` with `fields`."""
 

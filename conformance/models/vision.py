@@ -54,10 +54,17 @@ def _layers(family: str) -> Tuple[str, ...]:
 
 
 def images(samples: int, length: int, generator: torch.Generator) -> Inputs:
-    """Return noise images of `length` by `length` pixels."""
+    """Return images of `length` by `length` pixels: a colour, tiles of 8 by 8 pixels, and noise.
+
+    Pure noise averages out: a pooled output would hardly tell the images apart, nor attention the patches.
+    """
     import torch
 
-    return {"pixel_values": torch.randn(samples, 3, length, length, generator=generator)}
+    pixels = torch.zeros(samples, 3, length, length)
+    for size in (length, 8, 1):
+        tiles = torch.randn(samples, 3, length // size, length // size, generator=generator)
+        pixels += tiles.repeat_interleave(size, dim=2).repeat_interleave(size, dim=3)
+    return {"pixel_values": pixels}
 
 
 VISION: Tuple[Model, ...] = (

@@ -7,7 +7,7 @@ from typing import Any, Dict, List, Sequence
 from shim.batch import Group
 from shim.errors import RefusedError
 from shim.routing.layout import CONSTANT, COUNT, ROWS, SHARED, Layout, Rule, same_constant, same_values
-from shim.routing.tree import leaves, map_leaves
+from shim.routing.tree import leaves, map_leaves, shown
 
 
 class LayoutChanged(Exception):
@@ -61,7 +61,7 @@ def _join(path: str, values: List[Any], groups: Sequence[Group], rule: Rule) -> 
         if all(same(value, values[0]) for value in values):
             return values[0]
         raise RefusedError(
-            f"output {path!r} is one value for the whole batch, but {_by_adapter(values, groups)}. Leave it out, "
+            f"output {shown(path)} is one value for the whole batch, but {_by_adapter(values, groups)}. Leave it out, "
             "or run one adapter a call"
         )
     if rule.kind == COUNT:
@@ -83,12 +83,12 @@ def _check_shapes(path: str, values: List[Any], groups: Sequence[Group], rule: R
     if len(others) > 1:
         shapes: Dict[str, Any] = {g.adapter: tuple(v.shape) for g, v in zip(groups, values)}
         raise RefusedError(
-            f"output {path!r} has a different size for each adapter, so the rows cannot stand in one tensor: "
+            f"output {shown(path)} has a different size for each adapter, so the rows cannot stand in one tensor: "
             f"{shapes}. Run the adapters with heads of one size together, and the others in calls of their own"
         )
 
 
 def _by_adapter(values: Sequence[Any], groups: Sequence[Group]) -> str:
     names = ", ".join(group.adapter for group in groups)
-    shown = {str(getattr(value, "shape", value))[:60] for value in values}
-    return f"its value depends on the adapter ({names}: {', '.join(sorted(shown))})"
+    values_seen = {str(getattr(value, "shape", value))[:60] for value in values}
+    return f"its value depends on the adapter ({names}: {', '.join(sorted(values_seen))})"

@@ -12,7 +12,7 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from shim.batch import Group
 from shim.errors import RefusedError
-from shim.routing.tree import leaves
+from shim.routing.tree import leaves, shown
 
 ROWS, TILES, SHARED, COUNT, CONSTANT = "rows", "tiles", "shared", "count", "constant"
 
@@ -49,7 +49,7 @@ def find_layout(whole: Any, parts: Sequence[Any], groups: Sequence[Group]) -> La
         found = [column.get(path, _MISSING) for column in columns]
         if any(value is _MISSING for value in found) or any(len(c) != len(columns[0]) for c in columns):
             raise RefusedError(
-                f"output {path!r} is there for some numbers of samples only, so it cannot be put together. Ask "
+                f"output {shown(path)} is there for some numbers of samples only, so it cannot be put together. Ask "
                 "for fewer outputs, or run one adapter a call"
             )
         layout[path] = _rule(path, leaf, found, groups)
@@ -72,7 +72,7 @@ def _rule(path: str, whole: Any, parts: List[Any], groups: Sequence[Group]) -> R
     dims = _row_dims(whole, parts)
     if len(dims) > 1:
         raise RefusedError(
-            f"output {path!r} mixes samples: its shape is {tuple(whole.shape)} for {batch} samples and "
+            f"output {shown(path)} mixes samples: its shape is {tuple(whole.shape)} for {batch} samples and "
             f"{tuple(parts[0].shape)} for {len(groups[0].rows)}, so no row of it belongs to one sample. "
             "Run one adapter a call"
         )
@@ -80,7 +80,7 @@ def _rule(path: str, whole: Any, parts: List[Any], groups: Sequence[Group]) -> R
         if all(same_values(part, whole) for part in parts):
             return Rule(SHARED)
         raise RefusedError(
-            f"output {path!r} of shape {tuple(whole.shape)} has no dimension of samples, but its value depends "
+            f"output {shown(path)} of shape {tuple(whole.shape)} has no dimension of samples, but its value depends "
             "on them. Leave it out (a loss: pass no labels), or run one adapter a call"
         )
     return _rule_of_rows(path, whole, parts, groups, dims[0])
@@ -93,7 +93,7 @@ def _rule_of_constant(path: str, whole: Any, parts: List[Any], groups: Sequence[
     if type(whole) is int and whole == sum(counts) and parts == counts:
         return Rule(COUNT)
     raise RefusedError(
-        f"output {path!r} is {whole!r} for the whole batch and {parts[0]!r} for a part of it, so it cannot be "
+        f"output {shown(path)} is {whole!r} for the whole batch and {parts[0]!r} for a part of it, so it cannot be "
         "put together. Ask for fewer outputs, or run one adapter a call"
     )
 
@@ -110,7 +110,7 @@ def _rule_of_rows(path: str, whole: Any, parts: List[Any], groups: Sequence[Grou
     fits = [part.shape[dim] == per_sample * len(group.rows) for part, group in zip(parts, groups)]
     if rest or not all(fits):
         raise RefusedError(
-            f"output {path!r} has {whole.shape[dim]} rows for {batch} samples and {parts[0].shape[dim]} for "
+            f"output {shown(path)} has {whole.shape[dim]} rows for {batch} samples and {parts[0].shape[dim]} for "
             f"{len(groups[0].rows)}: not the same number for each sample. Run one adapter a call"
         )
     kinds = [
@@ -124,11 +124,11 @@ def _rule_of_rows(path: str, whole: Any, parts: List[Any], groups: Sequence[Grou
         return Rule(kinds[0], dim, per_sample == 1)
     if kinds:
         raise RefusedError(
-            f"output {path!r} has {per_sample} rows per sample along dim {dim}, and the samples are too alike "
+            f"output {shown(path)} has {per_sample} rows per sample along dim {dim}, and the samples are too alike "
             "to tell how they lie there. Run a batch of different samples first, or one adapter a call"
         )
     raise RefusedError(
-        f"output {path!r} of shape {tuple(whole.shape)} changes for a sample when other samples are left out: "
+        f"output {shown(path)} of shape {tuple(whole.shape)} changes for a sample when other samples are left out: "
         f"the model mixes samples, or an input is not per sample. {_worst(whole, parts, groups, dim)}"
         "Pass every input with samples along dim 0, or run one adapter a call"
     )

@@ -38,6 +38,11 @@ def map_leaves(function: Callable[[str, Any], Any], value: Any, path: str = "") 
     return _rebuild(value, mapped)
 
 
+def shown(path: str) -> str:
+    """Return how a message names the leaf at `path` of an output: as its user does."""
+    return repr(path[len("output.") :] if path.startswith("output.") else path)
+
+
 def is_cache(value: Any) -> bool:
     """Tell whether `value` is a cache object of transformers: state that a forward changes in place."""
     return any(

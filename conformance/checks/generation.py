@@ -1,0 +1,114 @@
+"""Chapter Generation: the tokens of a row are the row's own (G1, G3, G4)."""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING, Any, Dict, List, Optional, Sequence, Set
+
+from conformance.case import Case
+from conformance.checks.check import check
+from conformance.compare import Evidence, Mismatch, Vacuous
+from conformance.scenarios import BASE, Draws
+
+if TYPE_CHECKING:
+    from conformance.models import Model
+
+_ROWS = Draws(adapters=(2, 3), rows=(2, 4), saved="none")
+_TOKENS = 6
+
+
+def _generates(model: Model) -> bool:
+    return "generates" in model.tags
+
+
+@check("G1", "G5", draws=_ROWS, applies=_generates)
+def greedy_tokens_equal_the_rows_own(case: Case) -> Evidence:
+    """Are the tokens of greedy search those of each row's own run?"""
+    return _expect_own_tokens(case, {})
+
+
+@check("G3", "G5", draws=_ROWS, applies=_generates)
+def beams_by_keyword_are_the_rows_own(case: Case) -> Evidence:
+    """Are beams right when `num_beams` is a keyword?"""
+    return _expect_own_tokens(case, {"num_beams": 3})
+
+
+@check("G3", draws=_ROWS, applies=_generates)
+def beams_by_generation_config_are_the_rows_own(case: Case) -> Evidence:
+    """Are beams right when they come in a `generation_config`?"""
+    config = copy.deepcopy(case.peft_model.generation_config)
+    config.num_beams = 2
+    return _expect_own_tokens(case, {"generation_config": config})
+
+
+@check("G3", draws=_ROWS, applies=_generates)
+def beams_of_the_models_own_config_are_the_rows_own(case: Case) -> Evidence:
+    """Are beams right when they are set in the model's own generation config?"""
+    for name in (*case.scenario.names, BASE):
+        _generator(case.oracle.model_of(name)).generation_config.num_beams = 2
+    _generator(case.peft_model).generation_config.num_beams = 2
+    return _expect_own_tokens(case, {})
+
+
+@check("G4", draws=_ROWS, applies=_generates)
+def several_returned_sequences_are_the_rows_own(case: Case) -> Evidence:
+    """Are all returned beams of a row its own?"""
+    return _expect_own_tokens(case, {"num_beams": 3, "num_return_sequences": 2}, per_row=2)
+
+
+def _expect_own_tokens(case: Case, settings: Dict[str, Any], per_row: int = 1) -> Evidence:
+    """Compare a mixed generate with one generate of the whole batch for each adapter.
+
+    Raises:
+        Mismatch: a row's tokens are not its own.
+        Vacuous: no row's tokens depend on its adapter.
+    """
+    names = list(case.rows)
+    mixed = _tokens(case, case.peft_model, settings, names)
+    if len(mixed) != per_row * len(names):
+        raise Mismatch(f"generate returned {len(mixed)} sequences, but should {per_row} for each of {len(names)} rows")
+    own = {name: _tokens(case, case.oracle.model_of(name), settings) for name in {*names, BASE}}
+    tell = False
+    for position, observed in enumerate(mixed):
+        name = names[position // per_row]
+        expected = own[name][position]
+        tell = tell or any(own[other][position] != expected for other in own)
+        if observed != expected:
+            raise Mismatch(
+                f"row {position // per_row} under {name!r} generated {observed}, but should {expected} [{settings}]"
+            )
+    if not tell:
+        raise Vacuous(f"every adapter generates the same tokens, so nothing was shown [{settings}]")
+    return Evidence()
+
+
+def _tokens(
+    case: Case, model: Any, settings: Dict[str, Any], names: Optional[Sequence[str]] = None
+) -> List[List[int]]:
+    """Generate, and return each sequence without the padding that only the batch's longest row decides."""
+    import torch
+
+    inputs = {name: value for name, value in case.inputs.items() if not name.startswith("decoder_")}
+    chosen = {} if names is None else {"adapter_names": list(names)}
+    with torch.no_grad():
+        output = model.generate(**inputs, max_new_tokens=_TOKENS, do_sample=False, **settings, **chosen)
+    config = _generator(model).generation_config
+    ends = {config.pad_token_id, *_as_list(config.eos_token_id)}
+    return [_without_tail(row, ends) for row in output.tolist()]
+
+
+def _without_tail(row: List[int], ends: Set[Any]) -> List[int]:
+    """Return the row without its last end tokens and padding, whose number other rows decide."""
+    end = len(row)
+    while end > 0 and row[end - 1] in ends:
+        end -= 1
+    return row[:end]
+
+
+def _as_list(value: Any) -> List[Any]:
+    return list(value) if isinstance(value, (list, tuple)) else [value]
+
+
+def _generator(model: Any) -> Any:
+    """Return the model whose generation config `generate` reads."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model

@@ -1,0 +1,71 @@
+"""Chapter Heads: each row goes through its own adapter's saved modules (H1-H3)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from conformance.case import Case, raised_by
+from conformance.checks.check import check
+from conformance.compare import Evidence, Mismatch, relative_error
+from conformance.outputs import tensors_of
+from conformance.scenarios import BASE, Draws
+
+if TYPE_CHECKING:
+    from conformance.models import Model
+
+
+def _saves(model: Model) -> bool:
+    return bool(model.saved) and "contrastive" not in model.tags
+
+
+@check("H1", draws=Draws(adapters=(2, 3), rows=(2, 4), saved="all"), applies=_saves)
+def each_row_uses_its_own_saved_module(case: Case) -> Evidence:
+    """Does each row go through its own adapter's saved module, of any type?"""
+    return case.expect_rows(case.mixed(), case.rows)
+
+
+@check("H2", draws=Draws(adapters=(2, 3), rows=(2, 4), saved="differ"), applies=_saves)
+def rows_without_a_saved_module_use_the_base_one(case: Case) -> Evidence:
+    """Does a row whose adapter saves nothing, and a base row, go through the base's module?"""
+    names = [case.scenario.names[0], case.scenario.names[-1], BASE, *case.rows][: max(2, len(case.rows))]
+    return case.expect_rows(case.mixed(names), names)
+
+
+@check("H3", draws=Draws(adapters=(2, 3), rows=(2, 3), saved="differ"), applies=_saves)
+def adapters_stay_right_after_switching_and_disabling(case: Case) -> Evidence:
+    """Is each adapter right after switching in any order, and the base model while they are disabled?"""
+    evidence = Evidence()
+    for name in [*case.scenario.names, *reversed(case.scenario.names)]:
+        case.peft_model.set_adapter(name)
+        evidence += _expect_whole_batch(case, name, f"after set_adapter({name!r})")
+        with case.peft_model.disable_adapter():
+            evidence += _expect_whole_batch(case, BASE, f"while disabled, with {name!r} active")
+        evidence += _expect_whole_batch(case, name, f"after disable_adapter(), with {name!r} active")
+    return evidence
+
+
+@check("H3", draws=Draws(adapters=(2, 3), rows=(2, 3), saved="differ"), applies=_saves)
+def adapters_stay_right_after_loading_and_deleting(case: Case) -> Evidence:
+    """Is the active adapter right after others were loaded, and each that is left after one was deleted?"""
+    evidence = _expect_whole_batch(case, case.scenario.active, "after every adapter was loaded")
+    deleted, *left = case.scenario.names
+    case.peft_model.set_adapter(deleted)
+    error = raised_by(lambda: case.peft_model.delete_adapter(deleted))
+    if error is not None:
+        raise Mismatch(f"delete_adapter({deleted!r}) raised {type(error).__name__}: {error}")
+    for name in left:
+        case.peft_model.set_adapter(name)
+        evidence += _expect_whole_batch(case, name, f"after {deleted!r} was deleted")
+    return evidence
+
+
+def _expect_whole_batch(case: Case, name: str, when: str) -> Evidence:
+    """Compare a plain call of the whole batch with a model that never held another adapter."""
+    worst = 0.0
+    observed = tensors_of(case.plain())
+    for path, want in case.oracle.run(name).items():
+        error = relative_error(observed[path], want)
+        worst = max(worst, error)
+        if error > case.tier.tolerance:
+            raise Mismatch(f"output {path!r} under {name!r} differs by {error:.1e} {when}")
+    return Evidence(worst)

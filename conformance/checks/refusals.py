@@ -1,0 +1,117 @@
+"""Chapter Refusals: what cannot be exact is refused with a message that helps, and nothing is ignored."""
+
+from __future__ import annotations
+
+from typing import Any, Callable, Sequence
+
+from conformance.case import Case, raised_by
+from conformance.checks.check import check
+from conformance.compare import FLOAT64, Evidence, Mismatch, Vacuous, relative_error
+from conformance.scenarios import Draws
+
+_FEW = Draws(adapters=(1, 2), rows=(2, 3), saved="none")
+
+
+@check("F1", draws=_FEW, applies=lambda model: True)
+def an_unknown_name_is_refused_with_those_loaded(case: Case) -> Evidence:
+    """Is a name that was never loaded refused, by an error that names it and lists those loaded?"""
+    names = ["nobody", *case.rows[1:]]
+    return _expect_refusal(lambda: case.mixed(names), ["nobody", *case.scenario.names])
+
+
+@check("F1", draws=Draws(adapters=(2, 3), rows=(2, 3)), applies=lambda model: True)
+def a_deleted_name_is_refused(case: Case) -> Evidence:
+    """Is a deleted adapter refused by name, and do the others stay right?"""
+    deleted, *left = case.scenario.names
+    case.peft_model.set_adapter(left[0])
+    case.peft_model.delete_adapter(deleted)
+    _expect_refusal(lambda: case.mixed([deleted, *case.rows[1:]]), [deleted])
+    if "contrastive" in case.model.tags:
+        return Evidence()
+    names = [left[row % len(left)] for row in range(len(case.rows))]
+    return case.expect_rows(case.mixed(names), names, power=False)
+
+
+@check("F2", draws=_FEW, applies=lambda model: True)
+def a_wrong_number_of_names_is_refused_with_both_numbers(case: Case) -> Evidence:
+    """Is a list of names that is too long or too short refused, with both numbers?"""
+    rows = len(case.rows)
+    for names in ([*case.rows, case.rows[0]], list(case.rows[:-1])):
+        _expect_refusal(lambda names=names: case.mixed(names), [str(len(names)), str(rows)])  # type: ignore[misc]
+    return Evidence()
+
+
+@check("F4", draws=_FEW, applies=lambda model: True)
+def merged_adapters_are_refused(case: Case) -> Evidence:
+    """Is a mixed call refused while an adapter is merged into the base weights?"""
+    case.peft_model.merge_adapter()
+    return _expect_refusal(case.mixed, ["merged"])
+
+
+@check("F4", draws=_FEW, applies=lambda model: True)
+def training_mode_is_refused(case: Case) -> Evidence:
+    """Is a mixed call refused in training mode, where dropout would make it inexact?"""
+    case.peft_model.train()
+    return _expect_refusal(case.mixed, ["training"])
+
+
+@check("F5", draws=_FEW)
+def no_tuner_ignores_the_names(case: Case) -> Evidence:
+    """Does a tuner other than LoRA use the names, or refuse them, but never ignore them?"""
+    case.peft_model = _with_ia3_adapters(case)
+    names = (["ann", "ben"] * len(case.rows))[: len(case.rows)]
+    error = raised_by(lambda: case.mixed(names))
+    if error is not None:
+        return _expect_refusal(lambda: case.mixed(names), ["ann", "IA3"])
+    output = case.mixed(names)
+    separation = float("inf")
+    for name in ("ann", "ben"):
+        case.peft_model.set_adapter(name)
+        separation = min(separation, _expect_own_rows(case, output, case.plain(), names, name))
+    if separation < FLOAT64.least_separation:
+        raise Vacuous(f"the two adapters differ by {separation:.1e} on a row only")
+    return Evidence(0.0, separation)
+
+
+def _with_ia3_adapters(case: Case) -> Any:
+    """Return the model with two (IA)^3 adapters on the first target that is a linear layer."""
+    import peft
+    import torch
+
+    from conformance.subject import base_model
+
+    base = base_model(case.model, case.device)
+    linear = [n for n, m in base.named_modules() if type(m).__name__ in ("Linear", "Conv1D")]
+    target = next(t for t in case.model.targets if any(name.endswith(t) for name in linear))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(case.scenario.seed)
+        config = peft.IA3Config(target_modules=[target], feedforward_modules=[], init_ia3_weights=False)
+        wrapped = peft.get_peft_model(base, config, adapter_name="ann")
+        wrapped.add_adapter("ben", config)
+    return wrapped.double().eval()
+
+
+def _expect_own_rows(case: Case, mixed: Any, alone: Any, names: Sequence[str], name: str) -> float:
+    """Compare the rows of `name` with the same rows of the whole batch under it; return how near the other rows come."""
+    nearest = float("inf")
+    for row in range(len(case.rows)):
+        observed, want = case.oracle.rows_of(mixed, row), case.oracle.rows_of(alone, row)
+        gap = max(relative_error(observed[path], want[path]) for path in want)
+        if names[row] != name:
+            nearest = min(nearest, gap)
+        elif gap > FLOAT64.tolerance:
+            raise Mismatch(f"row {row} under {name!r} (IA3) differs by {gap:.1e}: the names were ignored or mixed up")
+    return nearest
+
+
+def _expect_refusal(function: Callable[[], Any], words: Sequence[str]) -> Evidence:
+    """Raise Mismatch unless `function` raises an error that a reader can act on: it has all of `words`."""
+    error = raised_by(function)
+    if error is None:
+        raise Mismatch(f"the call was answered, but should be refused with an error that says {list(words)}")
+    missing = [word for word in words if word not in str(error)]
+    if not isinstance(error, (ValueError, TypeError)) or missing:
+        raise Mismatch(
+            f"raised {type(error).__name__}: {error}, but should be a ValueError that says {missing or list(words)}"
+        )
+    return Evidence()

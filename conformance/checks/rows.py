@@ -1,0 +1,119 @@
+"""Chapter Rows: every row is its own adapter's, whatever stands beside it (R1-R8)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from conformance.case import Case, raised_by, reordered
+from conformance.checks.check import check
+from conformance.compare import Evidence, Mismatch, relative_error
+from conformance.outputs import tensors_of
+from conformance.scenarios import BASE, Draws
+from conformance.shim_switch import refusals
+
+if TYPE_CHECKING:
+    from conformance.models import Model
+
+
+@check("R1", "R7", draws=Draws(adapters=(1, 3), rows=(2, 4), saved="none"))
+def each_row_equals_its_own_run(case: Case) -> Evidence:
+    """Is every row of a mixed batch that row alone under its adapter?"""
+    return case.expect_rows(case.mixed(), case.rows)
+
+
+@check("R2", draws=Draws(adapters=(1, 2), rows=(3, 4), saved="none"))
+def reordering_rows_reorders_outputs(case: Case) -> Evidence:
+    """Does reversing the rows reverse the outputs, and nothing else?"""
+    order = list(reversed(range(len(case.rows))))
+    names = [case.rows[row] for row in order]
+    output = case.mixed(names, reordered(case.inputs, order))
+    back = Case(case.model, case.scenario, case.device)
+    evidence = Evidence()
+    for position, row in enumerate(order):
+        observed = back.oracle.rows_of(output, position)
+        for path, want in back.oracle.expected(case.rows[row], row).items():
+            error = relative_error(observed[path], want)
+            if error > case.tier.tolerance:
+                raise Mismatch(f"output {path!r} of row {row} differs by {error:.1e} at position {position}")
+            evidence += Evidence(error)
+    return evidence + case.expect_rows(case.mixed(), case.rows)
+
+
+@check("R3", draws=Draws(adapters=(1, 2), rows=(2, 3)))
+def base_rows_equal_the_base_model(case: Case) -> Evidence:
+    """Is a `__base__` row what the model gave before any adapter was put on it?"""
+    names = [BASE, *case.rows[1:-1], case.scenario.names[0]]
+    rows = [row for row, name in enumerate(names) if name == BASE]
+    return case.expect_rows(case.mixed(names), names, rows)
+
+
+@check("R4", draws=Draws(adapters=(2, 3), rows=(2, 4), saved="none"))
+def other_adapters_weights_do_not_reach_a_row(case: Case) -> Evidence:
+    """Does a row stay as it is when another adapter in the batch holds inf and nan?"""
+    poisoned = case.scenario.names[-1]
+    names = [case.scenario.names[0], poisoned, *case.rows[2:]]
+    clean = [row for row, name in enumerate(names) if name != poisoned]
+    for path, parameter in case.peft_model.named_parameters():
+        if poisoned in path.split("."):
+            parameter.data.fill_(float("nan"))
+            parameter.data.flatten()[::2] = float("inf")
+    return case.expect_rows(case.mixed(names), names, clean)
+
+
+@check("R5", draws=Draws(adapters=(2, 3), rows=(3, 4), saved="none"))
+def one_sample_under_several_adapters_gives_each_answer(case: Case) -> Evidence:
+    """Does one sample, repeated under several adapters, give each adapter's own answer?"""
+    names = [*case.scenario.names, BASE, *case.rows][: len(case.rows)]
+    output = case.mixed(names, reordered(case.inputs, [0] * len(names)))
+    evidence = Evidence()
+    for row, name in enumerate(names):
+        observed = case.oracle.rows_of(output, row)
+        want = case.oracle.expected(name, 0)
+        others = {other: case.oracle.expected(other, 0) for other in names if other != name}
+        evidence += _compare(case, observed, want, others, f"copy {row} of sample 0 under {name!r}")
+    return evidence
+
+
+@check("R6", draws=Draws(adapters=(1, 2), rows=(1, 3), mixed=False))
+def a_batch_of_one_or_under_one_adapter_is_right(case: Case) -> Evidence:
+    """Is a batch with a single name, a batch of one included, that adapter's own run?"""
+    names = [case.rows[0]] * len(case.rows)
+    return case.expect_rows(case.mixed(names), names)
+
+
+@check("R6", draws=Draws(adapters=(3, 4), rows=(5, 6), saved="none"))
+def many_adapters_of_any_rank_and_target_are_right(case: Case) -> Evidence:
+    """Do several adapters of different ranks and targets share a batch?"""
+    return case.expect_rows(case.mixed(), case.rows)
+
+
+def _is_contrastive(model: Model) -> bool:
+    return "contrastive" in model.tags
+
+
+@check("R8", draws=Draws(adapters=(1, 2), rows=(2, 3), saved="none"), applies=_is_contrastive)
+def outputs_that_mix_samples_are_refused_by_name(case: Case) -> Evidence:
+    """Is an output that compares samples with each other refused by name, and never guessed?"""
+    mixing = set(case.oracle.mixing_outputs())
+    if not mixing:
+        raise Mismatch("the oracle sees no output that mixes samples, but should on a contrastive model")
+    error = raised_by(case.mixed)
+    if error is None:
+        return _whole_batch_outputs_agree(case)
+    if not isinstance(error, refusals()) or not any(repr(path) in str(error) for path in mixing):
+        raise Mismatch(f"raised {type(error).__name__}: {error}, but should refuse one of {sorted(mixing)} by name")
+    return Evidence()
+
+
+def _whole_batch_outputs_agree(case: Case) -> Evidence:
+    """Where the call is answered, every output that does have rows must be right."""
+    output = case.mixed()
+    if not case.oracle.rows_of(output, 0) or not tensors_of(output):
+        raise Mismatch("the call returned no output with rows, but should")
+    return case.expect_rows(output, case.rows)
+
+
+def _compare(case: Case, observed: object, want: object, others: object, where: str) -> Evidence:
+    from conformance.compare import compare_row
+
+    return compare_row(observed, want, others, case.tier, where)  # type: ignore[arg-type]

@@ -1,0 +1,152 @@
+"""Run one check on one model over drawn scenarios, and say in one verdict what was found."""
+
+from __future__ import annotations
+
+import time
+import traceback
+import warnings
+from typing import TYPE_CHECKING, Any, List, Optional, Tuple
+
+from conformance.case import Case
+from conformance.checks import CHECKS
+from conformance.compare import Evidence, Mismatch, Vacuous
+from conformance.oracle import NotBatchable
+from conformance.scenarios import Scenario, scenarios
+from conformance.settings import Settings
+from conformance.shim_switch import refusals
+from conformance.verdict import Outcome, Verdict
+
+if TYPE_CHECKING:
+    from conformance.checks import Check
+    from conformance.models import Model
+
+
+class _Record:
+    """What the examples of one examination showed, the last scenario run among it."""
+
+    def __init__(self) -> None:
+        self.evidence = Evidence()
+        self.examples = 0
+        self.last: Optional[Scenario] = None
+        self.vacuous = ""
+
+
+def examine(model: Model, check: Check, settings: Settings = Settings()) -> Verdict:
+    """Return the verdict of `check` on `model`; raise nothing but KeyboardInterrupt and SystemExit.
+
+    Scenarios are derandomised, so that the same settings give the same verdict.
+    """
+    started = time.perf_counter()
+    record = _Record()
+    outcome, detail = Outcome.SKIPPED, "does not apply to this model"
+    if check.applies_to(model):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            outcome, detail = _run(model, check, settings, record)
+    compared = record.evidence.separation != float("inf") or record.evidence.error > 0
+    failed = outcome.fails_the_run and record.last is not None
+    return Verdict(
+        model=model.name,
+        check=check.name,
+        clauses=check.clauses,
+        outcome=outcome,
+        detail=detail,
+        reproduction=_reproduction(model, check, record.last, settings) if failed else None,
+        error=record.evidence.error if compared else None,
+        separation=record.evidence.separation if record.evidence.separation != float("inf") else None,
+        examples=record.examples,
+        seconds=time.perf_counter() - started,
+    )
+
+
+def reproduce(
+    model: str, check: str, scenario: Scenario, *, with_shim: bool = True, device: str = "auto"
+) -> Evidence:
+    """Run one check on one scenario in the open: whatever goes wrong is raised here.
+
+    This is what a failed check's reproduction calls.
+    """
+    from conformance.models import model_named
+    from conformance.shim_switch import shim_installed
+
+    with shim_installed(with_shim):
+        return _run_scenario(model_named(model), CHECKS[check], scenario, device)
+
+
+def _run(model: Model, check: Check, settings: Settings, record: _Record) -> Tuple[Outcome, str]:
+    import hypothesis.errors
+
+    try:
+        _draw_examples(model, check, settings, record)
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except hypothesis.errors.Unsatisfiable:
+        return Outcome.VACUOUS, record.vacuous
+    except Mismatch as error:
+        return Outcome.FAIL, str(error)
+    except NotBatchable as error:
+        return Outcome.ERROR, str(error)
+    except refusals() as error:
+        return Outcome.REFUSED, str(error)
+    except Exception as error:
+        return Outcome.FAIL, f"raised {type(error).__name__}: {error} [{_place(error)}]"
+    return (Outcome.PASS, "") if record.examples else (Outcome.VACUOUS, record.vacuous)
+
+
+def _draw_examples(model: Model, check: Check, settings: Settings, record: _Record) -> None:
+    import hypothesis
+
+    phases: List[Any] = [hypothesis.Phase.generate]
+    if settings.shrink:
+        phases.append(hypothesis.Phase.shrink)
+
+    @hypothesis.settings(
+        max_examples=settings.examples,
+        phases=phases,
+        derandomize=True,
+        database=None,
+        deadline=None,
+        report_multiple_bugs=False,
+        suppress_health_check=list(hypothesis.HealthCheck),
+        verbosity=hypothesis.Verbosity.quiet,
+    )
+    @hypothesis.given(scenarios(model, check.draws))
+    def example(scenario: Scenario) -> None:
+        record.last = scenario
+        try:
+            evidence = _run_scenario(model, check, scenario, settings.device)
+        except Vacuous as error:
+            # A comparison without power shows nothing: another scenario is drawn in its place.
+            record.vacuous = str(error)
+            hypothesis.reject()
+        record.evidence += evidence
+        record.examples += 1
+
+    example()
+
+
+def _run_scenario(model: Model, check: Check, scenario: Scenario, device: str) -> Evidence:
+    import torch
+
+    from conformance.models.precision import default_dtype
+
+    with default_dtype(torch.float64):
+        return check.function(Case(model, scenario, device))
+
+
+def _place(error: BaseException) -> str:
+    """Return where the innermost frame of `error` is, so that a raised error can be found."""
+    frames = traceback.extract_tb(error.__traceback__)
+    if not frames:
+        return "no traceback"
+    frame = frames[-1]
+    return f"{'/'.join(frame.filename.split('/')[-3:])}:{frame.lineno}"
+
+
+def _reproduction(model: Model, check: Check, scenario: Optional[Scenario], settings: Settings) -> str:
+    extra = "" if settings.with_shim else ", with_shim=False"
+    return (
+        "from conformance import reproduce\n"
+        "from conformance.scenarios import Adapter, Scenario\n"
+        f"reproduce({model.name!r}, {check.name!r}, {scenario!r}{extra})"
+    )

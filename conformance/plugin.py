@@ -1,0 +1,230 @@
+"""The pytest plugin: options for the suite, and the verdicts gathered into a report and a table.
+
+It is loaded into every pytest session of a user who installed us, so importing it imports nothing heavy, and it
+does nothing until a test of `conformance/test_contract.py` is there.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Dict, List, Optional, Set, Tuple
+
+import pytest
+
+from conformance.report.environment import header
+from conformance.report.jsonl import Report, Writer, footer, verdict_from_json, verdict_to_json
+from conformance.selection import ALL, UnknownChoiceError, chosen_checks, chosen_models
+from conformance.settings import Settings
+from conformance.verdict import Outcome, Verdict
+
+if TYPE_CHECKING:
+    from _pytest.terminal import TerminalReporter
+
+VERDICT = "conformance_verdict"
+DEVICE = "conformance_device"
+"""The names under which a test's verdict and device travel on its report."""
+
+_TEST = "test_contract.py::test_model_keeps_contract["
+
+
+class Hooks:
+    """What the plugin tells other plugins of the session, on the controlling process only."""
+
+    def pytest_conformance_planned(self, count: int) -> None:
+        """Hear how many verdicts will come."""
+
+    def pytest_conformance_verdict(self, verdict: Verdict) -> None:
+        """Hear a verdict as soon as it is known."""
+
+
+def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
+    """Make `Hooks` known to pytest."""
+    pluginmanager.add_hookspecs(Hooks)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the suite's options; every one begins with `--conformance-`."""
+    group = parser.getgroup("conformance", "conformance of mixed-adapter batches (pytest --pyargs conformance)")
+    group.addoption(
+        "--conformance-device", default=Settings.device, metavar="DEVICE", help="cpu, cuda, cuda:1, ... or auto"
+    )
+    group.addoption("--conformance-models", default=ALL, metavar="NAMES", help="comma list of models, or all")
+    group.addoption(
+        "--conformance-checks", default=ALL, metavar="NAMES", help="comma list of checks or clauses, such as R1,S1"
+    )
+    group.addoption(
+        "--conformance-shim", choices=("on", "off"), default="on", help="off: judge upstream as it is"
+    )
+    group.addoption(
+        "--conformance-examples",
+        type=int,
+        default=Settings.examples,
+        metavar="N",
+        help="scenarios drawn for each check on each model",
+    )
+    group.addoption("--conformance-shrink", action="store_true", help="make failing scenarios small (slow)")
+    group.addoption("--conformance-report", metavar="PATH", help="write the verdicts there, as JSON lines")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Refuse options that name nothing, and gather verdicts on the process that hears of all tests."""
+    models, checks = choice(config)
+    try:
+        # Only what was asked for is looked up: a session without the suite must not import its models.
+        if models != ALL:
+            chosen_models(models)
+        if checks != ALL:
+            chosen_checks(checks)
+    except UnknownChoiceError as error:
+        raise pytest.UsageError(str(error)) from None
+    if settings(config).examples < 1:
+        raise pytest.UsageError("--conformance-examples must be at least 1")
+    if not hasattr(config, "workerinput"):  # a pytest-xdist worker hands its reports to the controller
+        config.pluginmanager.register(Recorder(config), "conformance-recorder")
+
+
+def choice(config: pytest.Config) -> Tuple[str, str]:
+    """Return the models and the checks that were asked for, as they were written."""
+    return (
+        config.getoption("conformance_models", default=ALL),
+        config.getoption("conformance_checks", default=ALL),
+    )
+
+
+def settings(config: pytest.Config) -> Settings:
+    """Return the run's settings; the defaults where the plugin came too late for its options."""
+    return Settings(
+        device=config.getoption("conformance_device", default=Settings.device),
+        with_shim=config.getoption("conformance_shim", default="on") == "on",
+        examples=config.getoption("conformance_examples", default=Settings.examples),
+        shrink=config.getoption("conformance_shrink", default=Settings.shrink),
+    )
+
+
+def packed(verdict: Verdict) -> str:
+    """Return the verdict as the text that travels on a test's report."""
+    return verdict_to_json(verdict)
+
+
+def explained(verdict: Verdict) -> str:
+    """Return what a failing test says: the sentence, then the reproduction."""
+    clauses = ", ".join(verdict.clauses)
+    said = f"{verdict.outcome.value}: {verdict.model}, {verdict.check} ({clauses}): {verdict.detail}"
+    return f"{said}\n\n{verdict.reproduction}" if verdict.reproduction else said
+
+
+class Recorder:
+    """The session's verdicts: written to the report as they come, shown as a table at the end.
+
+    Each test of ours ends in a verdict, be it that its worker died. In a session without our tests it is silent.
+    """
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
+        self._planned: Set[str] = set()
+        self._done: Set[str] = set()
+        self._verdicts: List[Verdict] = []
+        self._header: Dict[str, Any] = {}
+        self._footer: Dict[str, Any] = {}
+        self._start = time.monotonic()
+        path = config.getoption("conformance_report", default=None)
+        self._writer = Writer(_writable(Path(path))) if path else None
+
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        """Note which tests of ours will run, where this process runs them."""
+        self._plan(item.nodeid for item in session.items)
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_xdist_node_collection_finished(self, ids: List[str]) -> None:
+        """Note which tests of ours will run, where workers run them; all workers say the same."""
+        self._plan(ids)
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Take the verdict that the report carries, or make one of a test that could not give its own."""
+        if not _is_ours(report.nodeid):
+            return
+        properties = dict(report.user_properties)
+        if report.when == "call" and VERDICT in properties:
+            self._take(report.nodeid, verdict_from_json(str(properties[VERDICT])), properties.get(DEVICE))
+        elif report.failed:
+            self._take(report.nodeid, _verdict_of_a_broken_test(report), None)
+
+    def pytest_sessionfinish(self) -> None:
+        """End the report; it is written even if nothing ran, lest an older one be taken for this run's."""
+        if self._planned or self._verdicts or self._writer:
+            self._open(None)
+            self._footer = footer(
+                self._verdicts,
+                seconds=time.monotonic() - self._start,
+                complete=bool(self._planned) and self._planned <= self._done,
+            )
+        if self._writer:
+            self._writer.write(self._footer)
+            self._writer.close()
+
+    def pytest_terminal_summary(self, terminalreporter: TerminalReporter) -> None:
+        """Print the table, where tests of ours ran."""
+        if not self._planned and not self._verdicts:
+            return
+        from conformance.report.table import render, speaks_unicode
+
+        writer = terminalreporter._tw
+        terminalreporter.section("conformance")
+        report = Report(self._header, tuple(self._verdicts), self._footer)
+        # The reproductions were printed with pytest's failures already.
+        terminalreporter.write(
+            render(
+                report,
+                color=writer.hasmarkup,
+                unicode=speaks_unicode(writer._file),
+                reproductions=False,
+            )
+        )
+
+    def _plan(self, ids: Any) -> None:
+        ours = {nodeid for nodeid in ids if _is_ours(nodeid)}
+        if ours and not self._planned:
+            self._planned = ours
+            self._config.hook.pytest_conformance_planned(count=len(ours))
+
+    def _take(self, nodeid: str, verdict: Verdict, device: Optional[str]) -> None:
+        self._open(device)
+        self._done.add(nodeid)
+        self._verdicts.append(verdict)
+        if self._writer:
+            self._writer.write_verdict(verdict)
+        self._config.hook.pytest_conformance_verdict(verdict=verdict)
+
+    def _open(self, device: Optional[str]) -> None:
+        """Make the header at the first verdict: only the process that ran it can name the device."""
+        if not self._header:
+            self._header = header(settings(self._config), device)
+            if self._writer:
+                self._writer.write(self._header)
+
+
+def _is_ours(nodeid: str) -> bool:
+    """Whether a test is one of the suite's; its path is relative to whatever pytest took for the root."""
+    return nodeid.replace("\\", "/").rsplit("/", 1)[-1].startswith(_TEST) or f"/{_TEST}" in nodeid
+
+
+def _verdict_of_a_broken_test(report: pytest.TestReport) -> Verdict:
+    """Return the verdict on a test that died, or whose setup or teardown did."""
+    name = report.nodeid.split(_TEST, 1)[1].rstrip("]")
+    model, _, check = name.rpartition("-")  # models are kebab case, checks snake case
+    said = [line for line in report.longreprtext.splitlines() if line.strip()]
+    detail = f"the {report.when} of the test failed" if report.when != "???" else "the test's process died"
+    clauses = next((found.clauses for found in chosen_checks() if found.name == check), ())
+    return Verdict(model, check, clauses, Outcome.ERROR, f"{detail}: {said[-1].strip() if said else 'no word'}")
+
+
+def _writable(path: Path) -> Path:
+    """Return `path`, with its folder made; raise a usage error where no file can be written there."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a", encoding="utf-8"):
+            pass
+    except OSError as error:
+        raise pytest.UsageError(f"--conformance-report: {error}") from None
+    return path

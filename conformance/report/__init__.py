@@ -1,0 +1,1 @@
+"""Verdicts as JSON lines, and the table and the Markdown that are views of them."""

@@ -1,0 +1,198 @@
+"""A run's report: JSON lines, a header, a line for each verdict, a footer. Everything else is a view of it."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Dict, Iterable, List, Mapping, Sequence, Tuple
+
+from conformance.verdict import Outcome, Verdict
+
+FORMAT = 1
+"""Goes up when a reader of the older form would misread the newer."""
+
+SEVERITY = (
+    Outcome.FAIL,
+    Outcome.ERROR,
+    Outcome.VACUOUS,
+    Outcome.REFUSED,
+    Outcome.PASS,
+    Outcome.SKIPPED,
+)
+"""Outcomes, worst first: of several, the first of these is shown."""
+
+_MEASURES = ("error", "separation")
+
+
+class ReportError(ValueError):
+    """A file is not a report that this version can read; the message names the file, the line and the reason."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """A run: its header, its verdicts and its footer, which is empty where the run was cut short."""
+
+    header: Mapping[str, Any]
+    verdicts: Tuple[Verdict, ...]
+    footer: Mapping[str, Any]
+
+    @property
+    def complete(self) -> bool:
+        """Whether every verdict that was planned is here."""
+        return bool(self.footer.get("complete"))
+
+    @property
+    def passed(self) -> bool:
+        """Whether the run can be called a success: complete, something shown, nothing wrong."""
+        return (
+            self.complete
+            and any(verdict.outcome is Outcome.PASS for verdict in self.verdicts)
+            and not any(verdict.outcome.fails_the_run for verdict in self.verdicts)
+        )
+
+
+class Writer:
+    """Writes a report line by line, so that a run that is killed leaves what it found."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("w", encoding="utf-8")
+
+    def write(self, record: Mapping[str, Any]) -> None:
+        """Write one header or footer."""
+        self._line(json.dumps(record, ensure_ascii=False))
+
+    def write_verdict(self, verdict: Verdict) -> None:
+        """Write one verdict."""
+        self._line(verdict_to_json(verdict))
+
+    def close(self) -> None:
+        """Close the file; nothing can be written afterwards."""
+        self._file.close()
+
+    def _line(self, text: str) -> None:
+        self._file.write(text + "\n")
+        self._file.flush()
+
+
+def verdict_to_json(verdict: Verdict) -> str:
+    """Return the verdict as one line of standard JSON, which has no infinity and no nan: they become words."""
+    record: Dict[str, Any] = {"kind": "verdict", **verdict.to_record()}
+    for measure in _MEASURES:
+        value = record[measure]
+        if value is not None and not math.isfinite(value):
+            record[measure] = str(float(value))
+    return json.dumps(record, ensure_ascii=False, allow_nan=False)
+
+
+def verdict_from_json(line: str) -> Verdict:
+    """Return the verdict that `verdict_to_json` gave `line` for."""
+    return _verdict(json.loads(line))
+
+
+def footer(verdicts: Sequence[Verdict], *, seconds: float, complete: bool) -> Dict[str, Any]:
+    """Return a report's last line; `complete` says that every planned verdict is in it."""
+    counts = counted(verdicts)
+    return {
+        "kind": "footer",
+        "counts": {outcome.value: counts[outcome] for outcome in Outcome},
+        "seconds": round(seconds, 3),
+        "complete": complete,
+    }
+
+
+def counted(verdicts: Iterable[Verdict]) -> Mapping[Outcome, int]:
+    """Return how many verdicts have each outcome, zero included."""
+    return Counter(verdict.outcome for verdict in verdicts)
+
+
+def read(path: Path) -> Report:
+    """Return the report in `path`; of a run that was cut short, what there is, without a footer.
+
+    Raise `ReportError` for a file that is no report, `OSError` for one that cannot be read.
+    """
+    text = path.read_text(encoding="utf-8")
+    records = []
+    lines = text.splitlines()
+    for number, line in enumerate(lines, 1):
+        try:
+            records.append(json.loads(line))
+        except ValueError:
+            if number == len(lines) > 1 and not text.endswith("\n"):
+                break  # the run was killed amid this line
+            raise ReportError(f"{path}, line {number}: not JSON") from None
+    return _report(path, records)
+
+
+def write(path: Path, report: Report) -> None:
+    """Write a whole report to `path`."""
+    writer = Writer(path)
+    writer.write(report.header)
+    for verdict in report.verdicts:
+        writer.write_verdict(verdict)
+    if report.footer:
+        writer.write(report.footer)
+    writer.close()
+
+
+def merge(reports: Iterable[Report]) -> List[Report]:
+    """Return one report for each environment, with and without the shim apart, in the order of first mention.
+
+    Where several give a verdict on one check and model, the worst stays: no merging hides a failure.
+    """
+    groups: Dict[str, List[Report]] = {}
+    for report in reports:
+        key = [report.header.get("environment"), report.header.get("settings", {}).get("with_shim")]
+        groups.setdefault(json.dumps(key, sort_keys=True), []).append(report)
+    return [group[0] if len(group) == 1 else _merged(group) for group in groups.values()]
+
+
+def worst(outcomes: Iterable[Outcome]) -> Outcome:
+    """Return the one of `outcomes` to show for them all."""
+    return min(outcomes, key=SEVERITY.index)
+
+
+def _merged(group: Sequence[Report]) -> Report:
+    kept: Dict[Tuple[str, str], Verdict] = {}
+    for verdict in (verdict for report in group for verdict in report.verdicts):
+        key = (verdict.model, verdict.check)
+        if key not in kept or SEVERITY.index(verdict.outcome) < SEVERITY.index(kept[key].outcome):
+            kept[key] = verdict
+    verdicts = tuple(kept.values())
+    commands = dict.fromkeys(str(report.header.get("command")) for report in group)
+    seconds = sum(report.footer.get("seconds", 0.0) for report in group)
+    complete = all(report.complete for report in group)
+    return Report(
+        {**group[0].header, "command": "; ".join(commands)},
+        verdicts,
+        footer(verdicts, seconds=seconds, complete=complete),
+    )
+
+
+def _report(path: Path, records: Sequence[Any]) -> Report:
+    if not records or not isinstance(records[0], dict) or records[0].get("kind") != "header":
+        raise ReportError(f"{path}, line 1: a report begins with a header")
+    if records[0].get("format") != FORMAT:
+        raise ReportError(f"{path}, line 1: format {records[0].get('format')!r}, but {FORMAT} can be read here")
+    verdicts: List[Verdict] = []
+    ending: Mapping[str, Any] = {}
+    for number, record in enumerate(records[1:], 2):
+        try:
+            if record["kind"] == "verdict":
+                verdicts.append(_verdict(record))
+            elif record["kind"] == "footer":
+                ending = record
+        except (KeyError, TypeError, ValueError) as error:
+            raise ReportError(f"{path}, line {number}: no verdict, no footer: {error!r}") from None
+    return Report(records[0], tuple(verdicts), ending)
+
+
+def _verdict(record: Mapping[str, Any]) -> Verdict:
+    verdict = Verdict.from_record(record)
+    # Infinity and nan were written as words.
+    measures = {name: getattr(verdict, name) for name in _MEASURES}
+    return replace(
+        verdict, **{name: float(value) for name, value in measures.items() if isinstance(value, str)}
+    )

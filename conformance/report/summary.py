@@ -1,0 +1,124 @@
+"""What a report comes to, in words and in cells: shared by the table and the Markdown."""
+
+from __future__ import annotations
+
+import math
+from typing import Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
+
+from conformance.report.jsonl import Report, counted, worst
+from conformance.selection import clause_order
+from conformance.verdict import Outcome, Verdict
+
+
+class Mark(NamedTuple):
+    """How an outcome looks in a cell, and what the legend says of it."""
+
+    symbol: str
+    ascii: str
+    color: str
+    meaning: str
+
+
+MARKS: Mapping[Outcome, Mark] = {
+    Outcome.PASS: Mark("✓", "+", "green", "shown"),
+    Outcome.FAIL: Mark("✗", "X", "red", "wrong"),
+    Outcome.ERROR: Mark("!", "E", "red", "could not be examined"),
+    Outcome.VACUOUS: Mark("∅", "V", "red", "vacuous: adapters too alike to tell"),
+    Outcome.REFUSED: Mark("–", "R", "yellow", "refused by name"),
+    Outcome.SKIPPED: Mark("·", ".", "dim", "does not apply"),
+}
+
+
+class Grid(NamedTuple):
+    """Models down, clauses across, and in each cell the worst that was found there."""
+
+    clauses: Tuple[str, ...]
+    rows: Tuple[Tuple[str, Tuple[Outcome, ...]], ...]
+
+
+def grid(verdicts: Sequence[Verdict]) -> Grid:
+    """Return the table's content; a cell that no check is for is `SKIPPED`."""
+    found: Dict[Tuple[str, str], List[Outcome]] = {}
+    for verdict in verdicts:
+        # A check that was never listed has no clause, but its outcome must not be lost.
+        for clause in verdict.clauses or ("?",):
+            found.setdefault((verdict.model, clause), []).append(verdict.outcome)
+    clauses = tuple(sorted({clause for _, clause in found}, key=clause_order))
+    models = sorted({model for model, _ in found})
+    return Grid(
+        clauses,
+        tuple(
+            (model, tuple(worst(found.get((model, clause), [Outcome.SKIPPED])) for clause in clauses))
+            for model in models
+        ),
+    )
+
+
+def facts(report: Report) -> str:
+    """Return where the verdicts hold, in one line."""
+    environment = report.header.get("environment", {})
+    packages = environment.get("packages", {})
+    parts = [f"python {environment.get('python', '?')}"]
+    parts += [f"{name} {packages[name]}" for name in ("torch", "transformers", "peft") if name in packages]
+    parts.append(str(environment.get("device", "?")))
+    parts.append("with the shim" if report.header.get("settings", {}).get("with_shim") else "without the shim")
+    return ", ".join(parts)
+
+
+def headline(report: Report) -> str:
+    """Return the run's result in one line; it says PASSED only where `report.passed`."""
+    counts = counted(report.verdicts)
+    said = ", ".join(f"{counts[outcome]} {outcome.value}" for outcome in MARKS if counts[outcome])
+    models = len({verdict.model for verdict in report.verdicts})
+    seconds = report.footer.get("seconds")
+    took = f" in {seconds:.0f} s" if seconds is not None else ""
+    return f"{_result(report)}: {said or 'no verdict'} on {models} model{'s' * (models != 1)}{took}"
+
+
+def _result(report: Report) -> str:
+    if any(verdict.outcome.fails_the_run for verdict in report.verdicts):
+        return "FAILED"
+    if not report.complete:
+        return "CUT SHORT"
+    return "PASSED" if report.passed else "NOTHING SHOWN"
+
+
+def failures(report: Report) -> List[Verdict]:
+    """Return the verdicts that fail the run, by model and check."""
+    return sorted((verdict for verdict in report.verdicts if verdict.outcome.fails_the_run), key=_by_name)
+
+
+def refusals(report: Report) -> List[Tuple[str, Tuple[str, ...], str]]:
+    """Return (model, clauses, reason) of what was refused; one entry for all checks that met one reason."""
+    found: Dict[Tuple[str, str], List[str]] = {}
+    for verdict in sorted(report.verdicts, key=_by_name):
+        if verdict.outcome is Outcome.REFUSED:
+            found.setdefault((verdict.model, verdict.detail), []).extend(verdict.clauses)
+    return [
+        (model, tuple(sorted(set(clauses), key=clause_order)), reason)
+        for (model, reason), clauses in found.items()
+    ]
+
+
+def extremes(report: Report) -> Optional[str]:
+    """Return the worst error and the least separation of what passed, and where; None if nothing was measured."""
+    passed = [verdict for verdict in report.verdicts if verdict.outcome is Outcome.PASS]
+    errors = [(_rank(verdict.error), verdict) for verdict in passed if verdict.error is not None]
+    gaps = [(verdict.separation, verdict) for verdict in passed if verdict.separation is not None]
+    said = []
+    if errors:
+        error, verdict = max(errors, key=lambda pair: pair[0])
+        said.append(f"worst relative error {error:.2g} ({verdict.model}, {verdict.check})")
+    if gaps:
+        gap, verdict = min(gaps, key=lambda pair: pair[0])
+        said.append(f"least separation of adapters {gap:.2g} ({verdict.model}, {verdict.check})")
+    return f"Of what passed: {'; '.join(said)}" if said else None
+
+
+def _rank(error: Optional[float]) -> float:
+    """Order errors; nan is as bad as can be."""
+    return math.inf if error is None or math.isnan(error) else error
+
+
+def _by_name(verdict: Verdict) -> Tuple[str, str]:
+    return (verdict.model, verdict.check)

@@ -1,0 +1,133 @@
+"""What is drawn: adapters, rows, lengths and one seed. Hypothesis draws structure; the seed makes the floats."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Tuple
+
+if TYPE_CHECKING:
+    from conformance.models import Model
+
+BASE = "__base__"
+# No name is part of another, or of a parameter's: below 0.15, PEFT replaces names inside of names.
+NAMES = ("ann", "ben", "cat", "dan")
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """One LoRA adapter: where it sits, how strong it is, and which modules it saves a copy of."""
+
+    name: str
+    rank: int = 2
+    alpha: int = 4
+    targets: Tuple[str, ...] = ()
+    saved: Tuple[str, ...] = ()
+    rslora: bool = False
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """One mixed call: the adapters that are loaded, the adapter of each row, and the seed of all values.
+
+    active: the adapter that is active on the model during the call, which must not matter.
+    """
+
+    adapters: Tuple[Adapter, ...]
+    rows: Tuple[str, ...]
+    length: int
+    active: str
+    seed: int = 0
+
+    @property
+    def names(self) -> Tuple[str, ...]:
+        """The names of the loaded adapters."""
+        return tuple(adapter.name for adapter in self.adapters)
+
+
+@dataclass(frozen=True)
+class Draws:
+    """Which scenarios a check wants.
+
+    adapters, rows: least and greatest number. mixed: whether a batch has at least two distinct names.
+    saved: `any` subset of the model's saveable modules for each adapter, `all`, `none`, or `differ`: the
+    first adapter saves all, the last nothing.
+    """
+
+    adapters: Tuple[int, int] = (1, 3)
+    rows: Tuple[int, int] = (2, 4)
+    mixed: bool = True
+    saved: str = "any"
+
+
+def scenarios(model: Model, draws: Draws) -> Any:
+    """Return the Hypothesis strategy of the scenarios for `model`, simplest first: `["ann", "__base__"]`."""
+    from hypothesis import strategies as st
+
+    @st.composite
+    def scenario(draw: Any) -> Scenario:
+        count = draw(st.integers(*draws.adapters), label="number of adapters")
+        adapters = tuple(
+            draw(_adapters(model, draws, index, count), label=f"adapter {NAMES[index]}") for index in range(count)
+        )
+        names = [adapter.name for adapter in adapters]
+        rows = draw(_rows(draws, names), label="rows")
+        return Scenario(
+            adapters=adapters,
+            rows=tuple(rows),
+            length=draw(st.sampled_from(model.lengths), label="length"),
+            active=draw(st.sampled_from(names), label="active adapter"),
+            seed=draw(st.integers(0, 2**16 - 1), label="seed"),
+        )
+
+    return scenario()
+
+
+def _rows(draws: Draws, names: Any) -> Any:
+    from hypothesis import strategies as st
+
+    least, most = draws.rows
+    if not draws.mixed:
+        return st.lists(st.sampled_from([*names, BASE]), min_size=least, max_size=most)
+    start = [names[0], names[1] if len(names) > 1 else BASE]
+    more = st.lists(
+        st.sampled_from([*names, BASE]), min_size=max(0, least - 2), max_size=max(0, most - 2)
+    )
+    return more.flatmap(lambda rest: st.permutations([*start, *rest]))
+
+
+def _adapters(model: Model, draws: Draws, index: int, count: int) -> Any:
+    from hypothesis import strategies as st
+
+    rank = st.sampled_from((2, 1, 4, 3))
+    strength = st.sampled_from((2, 1, 4))
+    saved = _saved(model, draws, index, count)
+    rslora = st.just(False) if "integer" in model.tags else st.booleans()
+    return st.builds(
+        lambda rank, strength, targets, saved, rslora: Adapter(
+            NAMES[index], rank, rank * strength, targets, saved, rslora
+        ),
+        rank,
+        strength,
+        _subsets(model.targets, at_least=1),
+        saved,
+        rslora,
+    )
+
+
+def _saved(model: Model, draws: Draws, index: int, count: int) -> Any:
+    from hypothesis import strategies as st
+
+    if draws.saved == "differ":
+        return st.just(model.saved if index == 0 else ()) if index in (0, count - 1) else _subsets(model.saved)
+    if draws.saved == "any":
+        return _subsets(model.saved)
+    return st.just(model.saved if draws.saved == "all" else ())
+
+
+def _subsets(items: Tuple[str, ...], at_least: int = 0) -> Any:
+    from hypothesis import strategies as st
+
+    if not items:
+        return st.just(())
+    chosen = st.sets(st.sampled_from(items), min_size=at_least)
+    return chosen.map(lambda some: tuple(item for item in items if item in some))

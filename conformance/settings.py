@@ -1,0 +1,21 @@
+"""The settings of one run of the suite: what is checked, where, and how hard."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to run the checks.
+
+    device: `cpu`, `cuda`, `cuda:1`, ...; `auto` is CUDA where there is one.
+    with_shim: whether the shim is installed for the run.
+    examples: scenarios drawn for each check on each model.
+    shrink: whether a failing scenario is made as small as Hypothesis can; costs many more runs.
+    """
+
+    device: str = "auto"
+    with_shim: bool = True
+    examples: int = 5
+    shrink: bool = False

@@ -1,0 +1,61 @@
+"""What `pytest --pyargs conformance` collects: one test for each check on each model that it applies to."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Callable, Iterator
+
+import pytest
+
+from conformance import plugin
+from conformance.report.environment import device_name
+from conformance.selection import chosen_pairs
+from conformance.settings import Settings
+from conformance.shim_switch import shim_installed
+from conformance.verdict import Outcome, Verdict
+
+if TYPE_CHECKING:
+    from conformance.checks import Check
+    from conformance.models import Model
+
+# A verdict is about answers. Upstream's warnings are not ours to judge, nor a user's `-W error` theirs to meet.
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Give the test below its pairs, in one order on every worker; nothing is built or drawn here."""
+    manager = metafunc.config.pluginmanager
+    if not manager.is_registered(plugin):
+        # A checkout that is not installed has no entry point: no options, but the table all the same.
+        manager.register(plugin, "conformance.plugin")
+    pairs = chosen_pairs(*plugin.choice(metafunc.config))
+    ids = [f"{model.name}-{check.name}" for model, check in pairs]
+    metafunc.parametrize(("model", "check"), pairs, ids=ids)
+
+
+@pytest.fixture(scope="module")  # and not "session": a user's own tests come after it without the shim
+def settings(request: pytest.FixtureRequest) -> Iterator[Settings]:
+    """Yield the run's settings, with the shim installed where they want it."""
+    chosen = plugin.settings(request.config)
+    with shim_installed(chosen.with_shim):
+        yield chosen
+
+
+def test_model_keeps_contract(
+    model: Model, check: Check, settings: Settings, record_property: Callable[[str, object], None]
+) -> None:
+    """Hand the verdict to the report, and put its outcome in pytest's words."""
+    from conformance.examine import examine
+
+    verdict = examine(model, check, settings)
+    # As properties of the test they survive the way from a pytest-xdist worker to the controller.
+    record_property(plugin.VERDICT, plugin.packed(verdict))
+    record_property(plugin.DEVICE, device_name(settings.device) or settings.device)
+    conclude(verdict)
+
+
+def conclude(verdict: Verdict) -> None:
+    """Return for a pass, skip for a refusal, and fail for anything that fails the run."""
+    if verdict.outcome.fails_the_run:
+        pytest.fail(plugin.explained(verdict), pytrace=False)
+    if verdict.outcome is not Outcome.PASS:
+        pytest.skip(f"{verdict.outcome.value}: {verdict.detail}")
