@@ -1,7 +1,8 @@
 """The command line: `python -m conformance run | report | list`.
 
-`run` drives pytest over `test_contract.py`, so it does what `pytest --pyargs conformance` does, away from the
-user's pytest configuration. Exit codes: 0 where nothing fails, 1 where something does, 2 for wrong usage.
+`run` drives pytest over `test_contract.py`, so it does what `pytest --pyargs conformance` does, away from
+the user's pytest configuration. Exit codes: 0 where something was shown and nothing fails, 1 where something
+fails or nothing was shown, 2 for wrong usage.
 """
 
 from __future__ import annotations
@@ -19,10 +20,21 @@ from typing import Iterator, List, Optional, Sequence
 from conformance.report import markdown, table
 from conformance.report.jsonl import Report, ReportError, merge, read
 from conformance.report.progress import progress
-from conformance.selection import ALL, UnknownChoiceError, chosen_checks, chosen_models, chosen_pairs
+from conformance.selection import (
+    ALL,
+    UnknownChoiceError,
+    chosen_checks,
+    chosen_models,
+    chosen_pairs,
+    clause_order,
+)
 from conformance.settings import Settings
 
 FINE, FAILED, USAGE = 0, 1, 2
+
+# pytest's own exit codes, which cannot be asked of it before it is known to be installed.
+_RAN = (0, 1, 2)  # fine, some failed, interrupted
+_PYTEST_USAGE = 4
 
 _PACKAGE = Path(__file__).parent
 
@@ -53,11 +65,11 @@ def run(options: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(options.report or Path(folder, "report.jsonl"))
         status = _run_pytest(_pytest_arguments(options, path), options.workers)
-        report = read(path) if path.is_file() and path.stat().st_size else None
-    if report is None:
-        return USAGE if status == USAGE else FAILED
-    _print_table(report)
-    return FINE if status == 0 and report.passed_or_refused else FAILED
+        if status not in _RAN:
+            return USAGE if status == _PYTEST_USAGE else FAILED
+        found = read(path)
+    _print_table(found)
+    return FINE if status == 0 and found.passed else FAILED
 
 
 def report(options: argparse.Namespace) -> int:
@@ -76,7 +88,7 @@ def list_all(options: argparse.Namespace) -> int:
     for model in chosen_models():
         print(f"  {model.name:<32} {', '.join(sorted(model.tags))}".rstrip())
     print("\nChecks")
-    for check in chosen_checks():
+    for check in sorted(chosen_checks(), key=lambda check: list(map(clause_order, check.clauses))):
         print(f"  {', '.join(check.clauses):<12} {check.name}")
     return FINE
 
@@ -89,7 +101,9 @@ def _parser() -> argparse.ArgumentParser:
     runs.add_argument(
         "--checks", default=ALL, metavar="NAMES", help="comma list of checks or clauses, such as R1,S1"
     )
-    runs.add_argument("--device", default=Settings.device, help="cpu, cuda, cuda:1, ... (default: %(default)s)")
+    runs.add_argument(
+        "--device", default=Settings.device, help="cpu, cuda, cuda:1, ... (default: %(default)s)"
+    )
     runs.add_argument("--without-shim", action="store_true", help="judge upstream as it is")
     runs.add_argument(
         "--examples",
@@ -127,8 +141,8 @@ def _pytest_arguments(options: argparse.Namespace, report_path: Path) -> List[st
         f"--confcutdir={_PACKAGE}",
         *("-c", os.devnull),
         *("-p", "no:cacheprovider"),
-        # By module, so that a checkout that is not installed works; never by entry point as well, since pytest
-        # takes a plugin under two names for an error.
+        # By module, so that a checkout that is not installed works; never by entry point as well, since
+        # pytest takes a plugin under two names for an error.
         *("-p", "no:conformance", "-p", "conformance.plugin"),
         "-q",
         f"--conformance-models={options.models}",
@@ -158,9 +172,9 @@ def _run_pytest(arguments: List[str], workers: Optional[str]) -> int:
             status = int(pytest.main(arguments, plugins=[shown]))
     finally:
         shown.close()
-    if status not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
+    if status not in (0, 1):
         print(printed.getvalue(), file=sys.stderr)
-    return USAGE if status == pytest.ExitCode.USAGE_ERROR else status
+    return status
 
 
 @contextmanager

@@ -42,13 +42,12 @@ class Case:
         return EXACT if "integer" in self.model.tags else FLOAT64
 
     def mixed(self, names: Optional[Sequence[str]] = None, inputs: Optional[Mapping[str, Any]] = None) -> Any:
-        """Run the mixed call under test."""
+        """Run the mixed call under test, with the very `names` that are given."""
         import torch
 
+        given = list(self.rows) if names is None else names
         with torch.no_grad():
-            return self.peft_model(
-                **(self.inputs if inputs is None else inputs), adapter_names=list(names or self.rows)
-            )
+            return self.peft_model(**(self.inputs if inputs is None else inputs), adapter_names=given)
 
     def plain(self) -> Any:
         """Run the batch without names, under whatever is active."""

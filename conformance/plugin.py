@@ -1,11 +1,12 @@
 """The pytest plugin: options for the suite, and the verdicts gathered into a report and a table.
 
-It is loaded into every pytest session of a user who installed us, so importing it imports nothing heavy, and it
-does nothing until a test of `conformance/test_contract.py` is there.
+It is loaded into every pytest session of a user who installed us, so importing it imports nothing heavy, and
+it does nothing until a test of `conformance/test_contract.py` is there.
 """
 
 from __future__ import annotations
 
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Dict, List, Optional, Set, Tuple
@@ -45,13 +46,21 @@ def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the suite's options; every one begins with `--conformance-`."""
-    group = parser.getgroup("conformance", "conformance of mixed-adapter batches (pytest --pyargs conformance)")
+    group = parser.getgroup(
+        "conformance", "conformance of mixed-adapter batches (pytest --pyargs conformance)"
+    )
     group.addoption(
-        "--conformance-device", default=Settings.device, metavar="DEVICE", help="cpu, cuda, cuda:1, ... or auto"
+        "--conformance-device",
+        default=Settings.device,
+        metavar="DEVICE",
+        help="cpu, cuda, cuda:1, ... or auto",
     )
     group.addoption("--conformance-models", default=ALL, metavar="NAMES", help="comma list of models, or all")
     group.addoption(
-        "--conformance-checks", default=ALL, metavar="NAMES", help="comma list of checks or clauses, such as R1,S1"
+        "--conformance-checks",
+        default=ALL,
+        metavar="NAMES",
+        help="comma list of checks or clauses, such as R1,S1",
     )
     group.addoption(
         "--conformance-shim", choices=("on", "off"), default="on", help="off: judge upstream as it is"
@@ -117,7 +126,7 @@ def explained(verdict: Verdict) -> str:
 class Recorder:
     """The session's verdicts: written to the report as they come, shown as a table at the end.
 
-    Each test of ours ends in a verdict, be it that its worker died. In a session without our tests it is silent.
+    Each test of ours ends in a verdict, even one whose worker died. Without tests of ours it is silent.
     """
 
     def __init__(self, config: pytest.Config) -> None:
@@ -144,9 +153,9 @@ class Recorder:
         """Take the verdict that the report carries, or make one of a test that could not give its own."""
         if not _is_ours(report.nodeid):
             return
-        properties = dict(report.user_properties)
+        properties = {name: str(value) for name, value in report.user_properties}
         if report.when == "call" and VERDICT in properties:
-            self._take(report.nodeid, verdict_from_json(str(properties[VERDICT])), properties.get(DEVICE))
+            self._take(report.nodeid, verdict_from_json(properties[VERDICT]), properties.get(DEVICE))
         elif report.failed:
             self._take(report.nodeid, _verdict_of_a_broken_test(report), None)
 
@@ -165,21 +174,16 @@ class Recorder:
 
     def pytest_terminal_summary(self, terminalreporter: TerminalReporter) -> None:
         """Print the table, where tests of ours ran."""
-        if not self._planned and not self._verdicts:
+        if self._config.getoption("collectonly", default=False) or not (self._planned or self._verdicts):
             return
         from conformance.report.table import render, speaks_unicode
 
-        writer = terminalreporter._tw
-        terminalreporter.section("conformance")
         report = Report(self._header, tuple(self._verdicts), self._footer)
+        color = self._config.get_terminal_writer().hasmarkup
+        terminalreporter.section("conformance")
         # The reproductions were printed with pytest's failures already.
         terminalreporter.write(
-            render(
-                report,
-                color=writer.hasmarkup,
-                unicode=speaks_unicode(writer._file),
-                reproductions=False,
-            )
+            render(report, color=color, unicode=speaks_unicode(sys.stdout), reproductions=False)
         )
 
     def _plan(self, ids: Any) -> None:
@@ -206,17 +210,20 @@ class Recorder:
 
 def _is_ours(nodeid: str) -> bool:
     """Whether a test is one of the suite's; its path is relative to whatever pytest took for the root."""
-    return nodeid.replace("\\", "/").rsplit("/", 1)[-1].startswith(_TEST) or f"/{_TEST}" in nodeid
+    return f"/{_TEST}" in f"/{nodeid}"
 
 
 def _verdict_of_a_broken_test(report: pytest.TestReport) -> Verdict:
     """Return the verdict on a test that died, or whose setup or teardown did."""
     name = report.nodeid.split(_TEST, 1)[1].rstrip("]")
     model, _, check = name.rpartition("-")  # models are kebab case, checks snake case
-    said = [line for line in report.longreprtext.splitlines() if line.strip()]
-    detail = f"the {report.when} of the test failed" if report.when != "???" else "the test's process died"
+    # pytest-xdist reports a worker that died under no phase that pytest knows.
+    known = report.when in ("setup", "call", "teardown")
+    detail = f"the {report.when} of the test failed" if known else "the test's process died"
+    crash = getattr(report.longrepr, "reprcrash", None)
+    said = str(crash.message if crash else report.longreprtext).strip().splitlines() or ["no word"]
     clauses = next((found.clauses for found in chosen_checks() if found.name == check), ())
-    return Verdict(model, check, clauses, Outcome.ERROR, f"{detail}: {said[-1].strip() if said else 'no word'}")
+    return Verdict(model, check, clauses, Outcome.ERROR, f"{detail}: {said[0]}")
 
 
 def _writable(path: Path) -> Path:

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
 ALL = "all"
 
+
 class UnknownChoiceError(ValueError):
     """A model, check or clause was asked for that does not exist; the message lists those that do."""
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from conformance.checks import Check
     from conformance.models import Model
 
-# A verdict is about answers. Upstream's warnings are not ours to judge, nor a user's `-W error` theirs to meet.
+# A verdict is about answers: upstream's warnings are not ours to judge, whatever a user's `-W error` says.
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 

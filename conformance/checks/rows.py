@@ -39,7 +39,7 @@ def reordering_rows_reorders_outputs(case: Case) -> Evidence:
     return evidence + case.expect_rows(case.mixed(), case.rows)
 
 
-@check("R3", draws=Draws(adapters=(1, 2), rows=(2, 3)))
+@check("R3", draws=Draws(adapters=(1, 2), rows=(2, 3), saved="none"))
 def base_rows_equal_the_base_model(case: Case) -> Evidence:
     """Is a `__base__` row what the model gave before any adapter was put on it?"""
     names = [BASE, *case.rows[1:-1], case.scenario.names[0]]
@@ -74,7 +74,7 @@ def one_sample_under_several_adapters_gives_each_answer(case: Case) -> Evidence:
     return evidence
 
 
-@check("R6", draws=Draws(adapters=(1, 2), rows=(1, 3), mixed=False))
+@check("R6", draws=Draws(adapters=(1, 2), rows=(1, 3), mixed=False, saved="none"))
 def a_batch_of_one_or_under_one_adapter_is_right(case: Case) -> Evidence:
     """Is a batch with a single name, a batch of one included, that adapter's own run?"""
     names = [case.rows[0]] * len(case.rows)

@@ -1,11 +1,11 @@
-"""A run's report: JSON lines, a header, a line for each verdict, a footer. Everything else is a view of it."""
+"""A run's report as JSON lines: a header, each verdict, a footer. Everything else is a view of it."""
 
 from __future__ import annotations
 
 import json
 import math
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Dict, Iterable, List, Mapping, Sequence, Tuple
 
@@ -28,7 +28,7 @@ _MEASURES = ("error", "separation")
 
 
 class ReportError(ValueError):
-    """A file is not a report that this version can read; the message names the file, the line and the reason."""
+    """A file is no report that this version can read; the message names the file, the line and the reason."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class Writer:
 
 
 def verdict_to_json(verdict: Verdict) -> str:
-    """Return the verdict as one line of standard JSON, which has no infinity and no nan: they become words."""
+    """Return the verdict as one line of JSON, which knows no infinity and no nan: they become words."""
     record: Dict[str, Any] = {"kind": "verdict", **verdict.to_record()}
     for measure in _MEASURES:
         value = record[measure]
@@ -175,7 +175,9 @@ def _report(path: Path, records: Sequence[Any]) -> Report:
     if not records or not isinstance(records[0], dict) or records[0].get("kind") != "header":
         raise ReportError(f"{path}, line 1: a report begins with a header")
     if records[0].get("format") != FORMAT:
-        raise ReportError(f"{path}, line 1: format {records[0].get('format')!r}, but {FORMAT} can be read here")
+        raise ReportError(
+            f"{path}, line 1: format {records[0].get('format')!r}, but {FORMAT} can be read here"
+        )
     verdicts: List[Verdict] = []
     ending: Mapping[str, Any] = {}
     for number, record in enumerate(records[1:], 2):
@@ -190,9 +192,6 @@ def _report(path: Path, records: Sequence[Any]) -> Report:
 
 
 def _verdict(record: Mapping[str, Any]) -> Verdict:
-    verdict = Verdict.from_record(record)
     # Infinity and nan were written as words.
-    measures = {name: getattr(verdict, name) for name in _MEASURES}
-    return replace(
-        verdict, **{name: float(value) for name, value in measures.items() if isinstance(value, str)}
-    )
+    numbers = {name: float(record[name]) for name in _MEASURES if isinstance(record.get(name), str)}
+    return Verdict.from_record({**record, **numbers})

@@ -6,7 +6,8 @@ import os
 import sys
 import time
 from collections import Counter
-from typing import TYPE_CHECKING, Any, Counter as CounterOf, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
+from typing import Counter as CounterOf
 
 from conformance.verdict import Outcome, Verdict
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def progress() -> Lines:
-    """Return what listens to the verdicts of a run: a `Bar` on a terminal that rich can draw on, else `Lines`."""
+    """Return what shows the verdicts of a run: a `Bar` on a terminal that rich can draw on, else `Lines`."""
     stream = _own_stdout()
     if stream.isatty():
         try:
@@ -63,7 +64,9 @@ class Lines:
 
     def said(self) -> str:
         """Return the counts so far in words."""
-        return ", ".join(f"{self.counts[outcome]} {outcome.value}" for outcome in Outcome if self.counts[outcome])
+        return ", ".join(
+            f"{self.counts[outcome]} {outcome.value}" for outcome in Outcome if self.counts[outcome]
+        )
 
     def close(self) -> None:
         """End the display."""

@@ -24,7 +24,7 @@ MARKS: Mapping[Outcome, Mark] = {
     Outcome.FAIL: Mark("✗", "X", "red", "wrong"),
     Outcome.ERROR: Mark("!", "E", "red", "could not be examined"),
     Outcome.VACUOUS: Mark("∅", "V", "red", "vacuous: adapters too alike to tell"),
-    Outcome.REFUSED: Mark("–", "R", "yellow", "refused by name"),
+    Outcome.REFUSED: Mark("○", "R", "yellow", "refused by name"),
     Outcome.SKIPPED: Mark("·", ".", "dim", "does not apply"),
 }
 
@@ -61,7 +61,9 @@ def facts(report: Report) -> str:
     parts = [f"python {environment.get('python', '?')}"]
     parts += [f"{name} {packages[name]}" for name in ("torch", "transformers", "peft") if name in packages]
     parts.append(str(environment.get("device", "?")))
-    parts.append("with the shim" if report.header.get("settings", {}).get("with_shim") else "without the shim")
+    parts.append(
+        "with the shim" if report.header.get("settings", {}).get("with_shim") else "without the shim"
+    )
     return ", ".join(parts)
 
 
@@ -101,14 +103,15 @@ def refusals(report: Report) -> List[Tuple[str, Tuple[str, ...], str]]:
 
 
 def extremes(report: Report) -> Optional[str]:
-    """Return the worst error and the least separation of what passed, and where; None if nothing was measured."""
+    """Return the worst error and least separation of what passed, and where; None if nothing was measured."""
     passed = [verdict for verdict in report.verdicts if verdict.outcome is Outcome.PASS]
     errors = [(_rank(verdict.error), verdict) for verdict in passed if verdict.error is not None]
     gaps = [(verdict.separation, verdict) for verdict in passed if verdict.separation is not None]
     said = []
     if errors:
         error, verdict = max(errors, key=lambda pair: pair[0])
-        said.append(f"worst relative error {error:.2g} ({verdict.model}, {verdict.check})")
+        place = f" ({verdict.model}, {verdict.check})" if error else ""
+        said.append(f"worst relative error {error:.2g}{place}")
     if gaps:
         gap, verdict = min(gaps, key=lambda pair: pair[0])
         said.append(f"least separation of adapters {gap:.2g} ({verdict.model}, {verdict.check})")

@@ -13,9 +13,7 @@ Line = Tuple[str, str]
 """A line and its colour, in rich's words."""
 
 
-def render(
-    report: Report, *, color: bool = False, unicode: bool = True, reproductions: bool = True
-) -> str:
+def render(report: Report, *, color: bool = False, unicode: bool = True, reproductions: bool = True) -> str:
     """Return the report as text; coloured by rich where it is installed and `color` is wanted."""
     content = grid(report.verdicts)
     above = [(facts(report), "")]
@@ -105,9 +103,7 @@ def _failures(report: Report, reproductions: bool) -> List[Line]:
 def _refusals(report: Report) -> List[Line]:
     found = refusals(report)
     lines: List[Line] = [("", ""), ("Refused, and so neither wrong nor shown:", "yellow")] if found else []
-    return lines + [
-        (f"  {model} ({', '.join(clauses)}): {reason}", "") for model, clauses, reason in found
-    ]
+    return lines + [(f"  {model} ({', '.join(clauses)}): {reason}", "") for model, clauses, reason in found]
 
 
 def _title(verdict: Verdict) -> str:

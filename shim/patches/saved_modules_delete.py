@@ -14,18 +14,18 @@ from shim.patches import toys
 
 
 def is_broken() -> bool:
-    """Delete the active `a`: is anything left of it, and is `b` whole?"""
+    """Delete the active `one`: is anything left of it, and is `two` whole?"""
     model = toys.two_saved_modules()
     try:
         import warnings
 
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # upstream's word that `b` is active now
-            model.delete_adapter("a")
+            warnings.simplefilter("ignore")  # upstream's word that `two` is active now
+            model.delete_adapter("one")
     except (AttributeError, KeyError, ValueError):
         return True
-    left = [name for name, _ in model.named_parameters() if ".a." in name]
-    return bool(left) or toys.saved_weight_in_use(model, "second") != 2 or model.active_adapter != "b"
+    left = [name for name, _ in model.named_parameters() if ".one." in name]
+    return bool(left) or toys.saved_weight_in_use(model, "second") != 2 or model.active_adapter != "two"
 
 
 def replacements() -> Sequence[Replacement]:

@@ -15,11 +15,11 @@ from shim.patches import toys
 
 
 def is_broken() -> bool:
-    """Load `b` beside `a` and switch to it and back: is each saved module in use exactly where it should be?"""
+    """Load `two` beside `one` and switch to it and back: is each saved module in use exactly where it should be?"""
     model = toys.two_saved_modules()
     states: List[Any] = [_in_use(model)]
     try:
-        for name in ("b", "a"):
+        for name in ("two", "one"):
             model.set_adapter(name)
             states.append(_in_use(model))
     except (ValueError, KeyError):

@@ -10,10 +10,10 @@ from shim.patches import toys
 
 
 def is_broken() -> bool:
-    """Unload while `a` is active: is `first` a's, and `second` the base's?"""
+    """Unload while `one` is active: is `first` its own, and `second` the base's?"""
     model = toys.two_saved_modules()
     try:
-        model.set_adapter("a")
+        model.set_adapter("one")
         plain = model.unload()
         weights = plain.first.weight[0, 0].item(), plain.second.weight[0, 0].item()
     except (KeyError, TypeError, ValueError, AttributeError):

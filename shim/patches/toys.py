@@ -6,7 +6,7 @@ from typing import Any
 
 
 def folded(fold: int) -> Any:
-    """Return a model with adapters `a` and `b` whose layer sees each sample `fold` times, and an input."""
+    """Return a model with adapters `one` and `two` whose layer sees each sample `fold` times, and an input."""
     import torch
     from peft import LoraConfig, get_peft_model
 
@@ -21,15 +21,15 @@ def folded(fold: int) -> Any:
 
     with torch.random.fork_rng(devices=[]):
         config = LoraConfig(target_modules=["linear"], r=1, init_lora_weights=False)
-        model = get_peft_model(Folded(), config, adapter_name="a")
-        model.add_adapter("b", config)
+        model = get_peft_model(Folded(), config, adapter_name="one")
+        model.add_adapter("two", config)
     return model.eval(), torch.ones(2, 2)
 
 
 def two_saved_modules() -> Any:
-    """Return a model whose adapter `a` saves `first` and whose adapter `b` saves `second`; `a` is active.
+    """Return a model whose adapter `one` saves `first` and whose adapter `two` saves `second`; `one` is active.
 
-    Every saved weight is that of its adapter: 1 for `a`, 2 for `b`, while the base model's are 0.
+    Every saved weight is that of its adapter: 1 for `one`, 2 for `two`, while the base model's are 0.
     """
     import torch
     from peft import LoraConfig, get_peft_model
@@ -46,10 +46,10 @@ def two_saved_modules() -> Any:
             return rows
 
     with torch.random.fork_rng(devices=[]):
-        model = get_peft_model(TwoHeads(), _saving("first"), adapter_name="a")
-        model.add_adapter("b", _saving("second"))
+        model = get_peft_model(TwoHeads(), _saving("first"), adapter_name="one")
+        model.add_adapter("two", _saving("second"))
     for name, parameter in model.named_parameters():
-        parameter.data.fill_(1.0 if ".a." in name else 2.0 if ".b." in name else 0.0)
+        parameter.data.fill_(1.0 if ".one." in name else 2.0 if ".two." in name else 0.0)
     return model.eval()
 
 

@@ -1,0 +1,148 @@
+"""The command line: exit codes, table, report and JUnit, whatever pytest is configured to do."""
+
+import xml.etree.ElementTree as ElementTree
+
+import pytest
+
+from conformance.report.jsonl import read
+
+FINE, FAILED, USAGE = 0, 1, 2
+
+
+def test_run_that_passes(sandbox):
+    ran = sandbox.conformance("run", "--checks", "R1,R8")
+    assert ran.returncode == FINE, ran.stdout + ran.stderr
+    assert "4 checks to run" in ran.stdout
+    assert "4/4: 2 pass, 2 refused" in ran.stdout
+    assert "PASSED: 2 pass, 2 refused on 2 models" in ran.stdout
+    assert "noise from a model" not in ran.stdout + ran.stderr
+    assert "test session starts" not in ran.stdout
+
+
+def test_run_that_fails_prints_a_reproduction_that_can_be_pasted(sandbox):
+    ran = sandbox.conformance("run", "--models", "beta", "--checks", "R1,R2")
+    assert ran.returncode == FAILED
+    assert "\nfail: beta, answers_are_wrong\n" in ran.stdout
+    assert "\nfrom conformance import reproduce\nreproduce('it')\n" in ran.stdout
+    assert "FAILED: 1 pass, 1 fail on 1 model" in ran.stdout
+
+
+@pytest.mark.parametrize("clause", ["R5", "S2"])
+def test_vacuous_and_error_fail(sandbox, clause):
+    assert sandbox.conformance("run", "--checks", clause).returncode == FAILED
+
+
+def test_nothing_but_refusals_shows_nothing(sandbox):
+    ran = sandbox.conformance("run", "--checks", "R8")
+    assert ran.returncode == FAILED
+    assert "NOTHING SHOWN: 2 refused" in ran.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--models", "gamma"], "no model is called gamma"),
+        (["--checks", "Z9"], "no check or clause is called Z9"),
+        (["--models", "alpha-base", "--checks", "H1"], "none of these checks applies"),
+        (["--examples", "0"], "must be at least 1"),
+        (["--report", "."], "Is a directory"),
+        (["--colour"], "--colour"),
+    ],
+)
+def test_wrong_usage(sandbox, arguments, said):
+    ran = sandbox.conformance("run", *arguments)
+    assert ran.returncode == USAGE
+    assert said in ran.stderr
+    assert "Traceback" not in ran.stderr
+
+
+def test_no_command_is_wrong_usage(sandbox):
+    assert sandbox.conformance().returncode == USAGE
+
+
+def test_options_reach_the_checks(sandbox):
+    ran = sandbox.conformance(
+        "run", "--checks=R2", "--device=cuda:1", "--without-shim", "--examples=7", "--shrink"
+    )
+    assert "Settings(device='cuda:1', with_shim=False, examples=7, shrink=True)" in ran.stdout
+    assert sandbox.shim_log.read_text().startswith("left out")
+
+
+def test_report_and_junit_are_written(sandbox):
+    ran = sandbox.conformance("run", "--checks=R1,R2", "--report=out/run.jsonl", "--junit=out/junit.xml")
+    assert ran.returncode == FAILED
+    written = read(sandbox.folder / "out" / "run.jsonl")
+    assert written.complete
+    assert written.header["command"].startswith("python -m conformance run --checks=R1,R2")
+    cases = ElementTree.parse(sandbox.folder / "out" / "junit.xml").getroot().findall(".//testcase")
+    assert len(cases) == 4
+    assert sum(case.find("failure") is not None for case in cases) == 2
+
+
+def test_configuration_of_the_user_does_not_interfere(sandbox):
+    (sandbox.folder / "pytest.ini").write_text("[pytest]\naddopts = --no-such-option\n")
+    (sandbox.folder / "conftest.py").write_text("raise RuntimeError('a conftest of the user')\n")
+    assert sandbox.conformance("run", "--checks", "R1").returncode == FINE
+
+
+def test_installed_entry_point_is_not_registered_twice(sandbox):
+    sandbox.install()
+    ran = sandbox.conformance("run", "--checks", "R1")
+    assert ran.returncode == FINE, ran.stderr
+
+
+def test_bar_on_a_terminal(sandbox):
+    pytest.importorskip("rich")
+    pty = pytest.importorskip("pty", reason="there are no terminals to pretend on Windows")
+    script = sandbox.folder / "on_a_terminal.py"
+    script.write_text(
+        "import os, pty, sys\n"
+        "os.environ.update(TERM='xterm', COLUMNS='120')\n"
+        "command = [sys.executable, '-m', 'conformance', 'run', '--checks', 'R1,R2']\n"
+        "sys.exit(os.WEXITSTATUS(pty.spawn(command)))\n"
+    )
+    assert pty.spawn
+    ran = sandbox.python(script)
+    assert ran.returncode == FAILED
+    assert "2 pass, 2 fail" in ran.stdout
+    assert "4/4" in ran.stdout
+    assert "\x1b[1;31mFAILED: 2 pass, 2 fail" in ran.stdout
+    assert "4 checks to run" not in ran.stdout
+
+
+def test_several_processes_give_the_same_verdicts(sandbox):
+    pytest.importorskip("xdist")
+    sandbox.install()
+    ran = sandbox.conformance("run", "--checks", "R1,R2,R8", "-n", "2", "--report", "run.jsonl")
+    assert ran.returncode == FAILED
+    verdicts = read(sandbox.folder / "run.jsonl").verdicts
+    assert sorted((verdict.model, verdict.outcome.value) for verdict in verdicts) == [
+        (model, outcome) for model in ("alpha-base", "beta") for outcome in ("fail", "pass", "refused")
+    ]
+    assert "6/6" in ran.stdout
+
+
+def test_list(sandbox):
+    ran = sandbox.conformance("list")
+    assert ran.returncode == FINE
+    assert "  alpha-base " in ran.stdout
+    assert "  R1, R7       rows_are_right\n" in ran.stdout
+
+
+def test_report_shows_what_was_written(sandbox):
+    run = sandbox.conformance("run", "--checks", "R1,R2", "--report", "run.jsonl")
+    shown = sandbox.conformance("report", "run.jsonl")
+    assert shown.returncode == FINE
+    assert shown.stdout in run.stdout
+    markdown = sandbox.conformance("report", "run.jsonl", "--markdown")
+    assert "| model | R1 | R2 | R7 |" in markdown.stdout
+
+
+@pytest.mark.parametrize("content", [None, "not json\n", '{"kind": "header", "format": 99}\n'])
+def test_report_of_no_report_is_wrong_usage(sandbox, content):
+    if content is not None:
+        (sandbox.folder / "run.jsonl").write_text(content)
+    ran = sandbox.conformance("report", "run.jsonl")
+    assert ran.returncode == USAGE
+    assert "run.jsonl" in ran.stderr
+    assert "Traceback" not in ran.stderr

@@ -1,0 +1,348 @@
+"""The split route on modules that do all sorts of things to their batch: exact, or refused by name."""
+
+from collections import namedtuple
+from dataclasses import dataclass
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import shim
+from shim.routing.rehearsal import forget_plans
+
+NAMES = ["ann", "__base__", "ben", "ann"]
+X = torch.randn(4, 6, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+Pair = namedtuple("Pair", "first second")
+
+
+@dataclass
+class Answer:
+    rows: torch.Tensor
+    name: str = "answer"
+
+
+def plain(toy, x):
+    return toy.linear(x)
+
+
+def fold(toy, x):
+    return toy.linear(x.reshape(-1, 3, 4)).reshape(x.shape)
+
+
+def time_major(toy, x):
+    return toy.linear(x.transpose(0, 1)).transpose(0, 1)
+
+
+def flatten(toy, x):
+    return toy.linear(x.reshape(1, -1, 4)).reshape(x.shape)
+
+
+def tile(toy, x):
+    doubled = toy.linear(torch.cat([x, x]))
+    return doubled[: len(x)] + doubled[len(x) :]
+
+
+def sort_and_unsort(toy, x):
+    order = x[:, 0, 0].argsort()
+    return toy.linear(x[order])[order.argsort()]
+
+
+def numpy_round_trip(toy, x):
+    return toy.linear(torch.from_numpy(x.numpy().copy()))
+
+
+def with_attention(toy, x):
+    rows = toy.linear(x)
+    return torch.softmax(rows @ rows.transpose(1, 2), -1) @ rows
+
+
+EXACT = [plain, fold, time_major, flatten, tile, sort_and_unsort, numpy_round_trip, with_attention]
+
+
+def batch_mean(toy, x):
+    return toy.linear(x) - x.mean(0)
+
+
+def roll_over_the_batch(toy, x):
+    return toy.linear(x.roll(1, 0))
+
+
+def attention_over_the_batch(toy, x):
+    rows = toy.linear(x[:, 0])
+    return torch.softmax(rows @ rows.T, -1) @ rows
+
+
+def top_k_over_the_batch(toy, x):
+    rows = toy.linear(x)
+    keep = x.sum((1, 2)).topk(max(1, len(x) // 2)).indices
+    mask = torch.zeros(len(x), dtype=torch.bool)
+    mask[keep] = True
+    return rows * mask[:, None, None]
+
+
+def position_in_the_batch(toy, x):
+    return toy.linear(x) + torch.arange(len(x), dtype=x.dtype)[:, None, None]
+
+
+def count_in_the_batch(toy, x):
+    return toy.linear(x) / len(x)
+
+
+def flip_by_numpy(toy, x):
+    import numpy
+
+    return toy.linear(torch.from_numpy(numpy.flip(x.numpy(), 0).copy()))
+
+
+MIXING = [
+    batch_mean,
+    roll_over_the_batch,
+    attention_over_the_batch,
+    top_k_over_the_batch,
+    position_in_the_batch,
+    count_in_the_batch,
+    flip_by_numpy,
+]
+
+
+@pytest.mark.parametrize("body", EXACT)
+def test_each_row_is_its_own_adapters_whatever_is_done_to_the_batch(adapted, alone, body):
+    model = adapted(body)
+    mixed = model(X, adapter_names=NAMES)
+    for row, name in enumerate(NAMES):
+        expected = {other: alone(model, other, X)[row] for other in set(NAMES)}
+        torch.testing.assert_close(mixed[row], expected[name], rtol=1e-9, atol=1e-12)
+        for other in set(NAMES) - {name}:
+            assert (expected[other] - expected[name]).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("body", MIXING)
+def test_a_model_that_mixes_samples_is_refused(adapted, body):
+    model = adapted(body)
+    with pytest.raises(shim.RefusedError, match=r"output 'output'.*(samples|sample).*one adapter a call"):
+        model(X, adapter_names=NAMES)
+
+
+@given(data=st.data(), seed=st.integers(0, 2**16))
+@settings(max_examples=30, deadline=None, derandomize=True)
+def test_rows_come_back_in_order_for_any_assignment(data, seed):
+    import peft
+
+    names = data.draw(st.lists(st.sampled_from(["ann", "__base__", "ben"]), min_size=1, max_size=6))
+    shim.install()
+    try:
+        with torch.random.fork_rng(), torch.no_grad():
+            torch.manual_seed(seed)
+            config = peft.LoraConfig(r=1, target_modules=["0"], init_lora_weights=False)
+            model = peft.get_peft_model(torch.nn.Sequential(torch.nn.Linear(3, 3)), config, adapter_name="ann")
+            model.add_adapter("ben", config)
+            model = model.double().eval()
+            x = torch.randn(len(names), 3, dtype=torch.float64)
+            mixed = model(x, adapter_names=names)
+            for row, name in enumerate(names):
+                torch.testing.assert_close(mixed[row], model(x[row : row + 1], adapter_names=[name])[0])
+    finally:
+        shim.uninstall()
+
+
+# ---- outputs of every structure
+
+
+def test_nested_outputs_keep_their_structure(adapted, alone):
+    def body(toy, x):
+        rows = toy.linear(x)
+        return {
+            "pair": Pair(rows, rows.transpose(0, 1)),
+            "list": [rows.sum(1), (rows.argmax(-1), None)],
+            "answer": Answer(rows[:, 0]),
+            "depth": 3,
+            "samples": len(x),
+            "positions": torch.arange(5),
+        }
+
+    model = adapted(body)
+    mixed = model(X, adapter_names=NAMES)
+    assert mixed["samples"] == 4
+    assert mixed["depth"] == 3
+    assert torch.equal(mixed["positions"], torch.arange(5))
+    assert mixed["answer"].name == "answer"
+    assert mixed["list"][1][1] is None
+    for row, name in enumerate(NAMES):
+        own = alone(model, name, X)
+        torch.testing.assert_close(mixed["pair"].first[row], own["pair"].first[row])
+        torch.testing.assert_close(mixed["pair"].second[:, row], own["pair"].second[:, row])
+        torch.testing.assert_close(mixed["list"][0][row], own["list"][0][row])
+        assert torch.equal(mixed["list"][1][0][row], own["list"][1][0][row])
+        torch.testing.assert_close(mixed["answer"].rows[row], own["answer"].rows[row])
+
+
+@pytest.mark.parametrize("tiled", [False, True])
+def test_several_rows_per_sample_are_found_in_blocks_and_in_tiles(adapted, alone, tiled):
+    def body(toy, x):
+        rows = toy.linear(x)
+        return (rows.transpose(0, 1) if tiled else rows).reshape(-1, 4)
+
+    model = adapted(body)
+    mixed = model(X, adapter_names=NAMES)
+    shape = (6, 4, 4) if tiled else (4, 6, 4)
+    for row, name in enumerate(NAMES):
+        own = alone(model, name, X).reshape(shape)
+        got = mixed.reshape(shape)
+        assert torch.equal(got[:, row], own[:, row]) if tiled else torch.equal(got[row], own[row])
+
+
+def test_rows_too_alike_to_place_are_refused(adapted):
+    model = adapted(lambda toy, x: toy.linear(x).reshape(-1, 4))
+    with pytest.raises(shim.RefusedError, match="too alike"):
+        model(torch.ones(4, 2, 4, dtype=torch.float64), adapter_names=NAMES)
+
+
+def test_a_number_of_rows_equal_to_another_dimension_is_no_trap(adapted, alone):
+    # 2 samples, 2 features: a shape alone cannot tell the samples from the features.
+    model = adapted(lambda toy, x: {"rows": toy.linear(x), "table": toy.linear(x).transpose(0, 1)}, width=2)
+    x = torch.randn(4, 2, dtype=torch.float64)
+    names = ["ben", "ann", "ann", "ben"]
+    mixed = model(x, adapter_names=names)
+    for row, name in enumerate(names):
+        torch.testing.assert_close(mixed["table"][:, row], alone(model, name, x)["table"][:, row])
+
+
+def test_a_loss_is_refused_by_name(adapted):
+    model = adapted(lambda toy, x: {"loss": toy.linear(x).sum(), "rows": toy.linear(x)})
+    with pytest.raises(shim.RefusedError, match=r"'loss'.*no dimension of samples.*labels"):
+        model(X, adapter_names=NAMES)
+
+
+def test_heads_of_different_sizes_are_refused_with_the_sizes(adapted):
+    def body(toy, x):
+        from shim.selection import _CURRENT
+
+        return toy.linear(x)[..., : 2 if _CURRENT.get().adapter == "ben" else 3]
+
+    model = adapted(body)
+    with pytest.raises(shim.RefusedError, match=r"different size for each adapter.*'ann': .*3.*'ben': .*2"):
+        model(X, adapter_names=NAMES)
+
+
+def test_an_output_that_the_batch_shares_is_refused_where_adapters_differ_in_it(adapted):
+    def body(toy, x):
+        return {"rows": toy.linear(x), "bias": toy.linear(torch.ones(1, 4, dtype=x.dtype))}
+
+    model = adapted(body)
+    with pytest.raises(shim.RefusedError, match=r"'bias' is one value for the whole batch"):
+        model(X, adapter_names=NAMES)
+
+
+# ---- inputs that divide by sample, and inputs that do not
+
+
+def test_a_table_that_all_samples_share_is_never_cut(adapted):
+    def body(toy, x, table):
+        return toy.linear(x @ table.transpose(-1, -2) @ table)
+
+    model = adapted(body)
+    table = torch.randn(4, 4, dtype=torch.float64)  # as long as the batch, and shared
+    with pytest.raises(shim.RefusedError, match="an input is not per sample"):
+        model(X, table, adapter_names=NAMES)
+
+
+def test_a_tensor_of_another_length_is_shared_where_that_is_right(adapted, alone):
+    model = adapted(lambda toy, x, table: toy.linear(x + table))
+    table = torch.randn(6, 4, dtype=torch.float64)
+    mixed = model(X, table=table, adapter_names=NAMES)
+    for row, name in enumerate(NAMES):
+        torch.testing.assert_close(mixed[row], alone(model, name, X, table=table)[row])
+
+
+def test_packed_inputs_are_refused(adapted):
+    def body(toy, x, packed):
+        return toy.linear(x) + packed.reshape(4, -1, 4).sum(1, keepdim=True)[: len(x)] * torch.ones(4, 1, 1)
+
+    model = adapted(body)
+    with pytest.raises(shim.RefusedError, match=r"do not divide by sample.*packed"):
+        model(X, packed=torch.randn(12, 4, dtype=torch.float64), adapter_names=NAMES)
+
+
+def test_images_beside_text_are_proven_at_every_call(adapted):
+    def body(toy, input_ids, pixel_values):
+        # Sample i has input_ids[i, 0] images, and they follow each other in one list.
+        counts = input_ids[:, 0].tolist()
+        if sum(counts) != len(pixel_values):
+            raise ValueError("image tokens and images do not match")
+        means = torch.stack([part.sum(0) for part in pixel_values.split(counts)])
+        return toy.linear(means)
+
+    model = adapted(body)
+    images = torch.randn(4, 4, dtype=torch.float64)
+    names = ["ann", "ben", "ann", "ben"]
+    model(input_ids=torch.tensor([[1], [1], [1], [1]]), pixel_values=images, adapter_names=names)
+    with pytest.raises(shim.RefusedError):  # the same shapes, but the images are divided otherwise
+        model(input_ids=torch.tensor([[2], [0], [1], [1]]), pixel_values=images, adapter_names=names)
+
+
+def test_a_plan_serves_other_lengths_and_numbers_of_samples(adapted, alone):
+    calls = []
+
+    def body(toy, x):
+        calls.append(len(x))
+        return toy.linear(x)
+
+    model = adapted(body)
+    model(X, adapter_names=NAMES)
+    assert calls[0] == 4  # the rehearsal runs the whole batch, once
+    calls.clear()
+    x = torch.randn(5, 2, 4, dtype=torch.float64)
+    names = ["ben", "ann", "ann", "__base__", "ben"]
+    mixed = model(x, adapter_names=names)
+    assert sorted(calls) == [1, 2, 2]
+    for row, name in enumerate(names):
+        torch.testing.assert_close(mixed[row], alone(model, name, x)[row])
+
+
+def test_a_plan_that_no_longer_fits_is_made_again(adapted, alone):
+    wanted = ["rows"]
+    model = adapted(lambda toy, x: {key: toy.linear(x) * (i + 1) for i, key in enumerate(wanted)})
+    model(X, adapter_names=NAMES)
+    wanted.append("more")
+    mixed = model(X, adapter_names=NAMES)
+    for row, name in enumerate(NAMES):
+        torch.testing.assert_close(mixed["more"][row], alone(model, name, X)["more"][row])
+
+
+def test_a_rehearsal_leaves_the_random_generator_alone(adapted):
+    model = adapted(lambda toy, x: toy.linear(x) + 0 * torch.rand(1, dtype=x.dtype))
+    forget_plans()
+    torch.manual_seed(7)
+    model(X, adapter_names=["ann", "ann", "ben", "ben"])
+    after = torch.rand(1)
+    torch.manual_seed(7)
+    torch.rand(1, dtype=X.dtype), torch.rand(1, dtype=X.dtype)  # one draw for each of the two groups
+    assert torch.equal(after, torch.rand(1))
+
+
+def test_a_failing_call_puts_the_random_generator_back(adapted):
+    def body(toy, x):
+        rows = toy.linear(x) + 0 * torch.rand(1, dtype=x.dtype)
+        if failing and len(x) < 4:
+            raise KeyboardInterrupt
+        return rows
+
+    failing = []
+    model = adapted(body)
+    model(X, adapter_names=NAMES)
+    failing.append(True)
+    before = torch.get_rng_state()
+    with pytest.raises(KeyboardInterrupt):
+        model(X, adapter_names=NAMES)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_gradients_flow_to_each_adapter_from_its_own_rows(adapted):
+    model = adapted(plain)
+    names = ["ann", "ben", "ben", "__base__"]
+    weights = {k: p.requires_grad_() for k, p in model.named_parameters() if "lora_" in k}
+    model(X, adapter_names=names)[1].sum().backward()
+    got = {k: p.grad for k, p in weights.items()}
+    assert all(grad is None or not grad.any() for k, grad in got.items() if ".ann." in k)
+    assert all(grad.any() for k, grad in got.items() if ".ben." in k)
