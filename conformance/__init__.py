@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, List
 
 if TYPE_CHECKING:
     from conformance.checks import CHECKS
-    from conformance.examine import examine, reproduce
+    from conformance.examination import examine, reproduce
     from conformance.models import MODELS
     from conformance.settings import Settings
     from conformance.verdict import Outcome, Verdict
@@ -25,8 +25,8 @@ _HOMES = {
     "Outcome": "conformance.verdict",
     "Settings": "conformance.settings",
     "Verdict": "conformance.verdict",
-    "examine": "conformance.examine",
-    "reproduce": "conformance.examine",
+    "examine": "conformance.examination",
+    "reproduce": "conformance.examination",
 }
 
 
@@ -34,12 +34,7 @@ def __getattr__(name: str) -> Any:
     """Fetch one of `__all__` from its home, once."""
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module = importlib.import_module(_HOMES[name])
-    # All that live there, not only `name`: importing the submodule `examine` binds it to the package under
-    # the name of the function, which must win.
-    for export, home in _HOMES.items():
-        if home == _HOMES[name]:
-            globals()[export] = getattr(module, export)
+    globals()[name] = getattr(importlib.import_module(_HOMES[name]), name)
     return globals()[name]
 
 

@@ -44,7 +44,7 @@ def test_model_keeps_contract(
     model: Model, check: Check, settings: Settings, record_property: Callable[[str, object], None]
 ) -> None:
     """Hand the verdict to the report, and put its outcome in pytest's words."""
-    from conformance.examine import examine
+    from conformance.examination import examine
 
     verdict = examine(model, check, settings)
     # As properties of the test they survive the way from a pytest-xdist worker to the controller.

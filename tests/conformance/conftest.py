@@ -77,7 +77,7 @@ CHECKS = [
 ]
 module("conformance.models", MODELS={name: Model(name) for name in ("beta", "alpha-base")}, Model=Model)
 module("conformance.checks", CHECKS={check.name: check for check in CHECKS}, Check=Check)
-module("conformance.examine", examine=examine, reproduce=None)
+module("conformance.examination", examine=examine, reproduce=None)
 module("conformance.shim_switch", shim_installed=shim_installed)
 """
 

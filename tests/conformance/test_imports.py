@@ -24,7 +24,7 @@ def imported_by(statement, heavy=HEAVY):
         "conformance",
         "conformance.checks",
         "conformance.models",
-        "conformance.examine",
+        "conformance.examination",
         "conformance.shim_switch",
     ],
 )
@@ -36,7 +36,7 @@ def test_imports_nothing_heavy(module):
     "module", ["conformance.plugin", "conformance.__main__", "conformance.test_contract"]
 )
 def test_driving_imports_not_even_rich_nor_what_it_drives(module):
-    heavy = (*HEAVY, "rich", "conformance.models", "conformance.checks", "conformance.examine")
+    heavy = (*HEAVY, "rich", "conformance.models", "conformance.checks", "conformance.examination")
     assert imported_by(f"import {module}", heavy) == []
 
 
@@ -51,7 +51,7 @@ def test_exports_are_the_objects_themselves(first):
         f"from conformance import {first}\n"
         "import conformance\n"
         "assert set(conformance.__all__) <= set(dir(conformance))\n"
-        "assert callable(conformance.examine) and callable(conformance.reproduce)\n"
+        "assert callable(conformance.examination) and callable(conformance.reproduce)\n"
         "assert conformance.MODELS and conformance.CHECKS\n"
         "assert conformance.Outcome.PASS == 'pass' and conformance.Settings() and conformance.Verdict\n"
     )

@@ -24,7 +24,7 @@ def plain_session(sandbox):
     (sandbox.folder / "test_own.py").write_text(
         "import sys, warnings\n"
         "def test_own():\n"
-        f"    heavy = {HEAVY} + ['conformance.models', 'conformance.checks', 'conformance.examine']\n"
+        f"    heavy = {HEAVY} + ['conformance.models', 'conformance.checks', 'conformance.examination']\n"
         "    stand_ins = [name for name in sys.modules if name.startswith('conformance.')]\n"
         "    assert not [name for name in heavy if name in sys.modules and name not in stand_ins]\n"
         "    print('FILTERS', warnings.filters)\n"

@@ -15,7 +15,7 @@ import shim.routing.generation
 import shim.routing.split
 import shim.selection
 from conformance.checks import CHECKS
-from conformance.examine import examine
+from conformance.examination import examine
 from conformance.models import MODELS
 from conformance.settings import Settings
 from conformance.shim_switch import shim_installed

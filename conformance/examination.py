@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from conformance.models import Model
 
 
+_NO_SCENARIO = "no scenario could be drawn"
+
+
 class _Record:
     """What the examples of one examination showed, the last scenario run among it."""
 
@@ -81,16 +84,16 @@ def _run(model: Model, check: Check, settings: Settings, record: _Record) -> Tup
     except (KeyboardInterrupt, SystemExit):
         raise
     except hypothesis.errors.Unsatisfiable:
-        return Outcome.VACUOUS, record.vacuous
+        return Outcome.VACUOUS, record.vacuous or _NO_SCENARIO
     except Mismatch as error:
         return Outcome.FAIL, str(error)
     except NotBatchable as error:
-        return Outcome.ERROR, str(error)
+        return Outcome.ERROR, str(error) or type(error).__name__
     except refusals() as error:
         return Outcome.REFUSED, str(error)
     except Exception as error:
         return Outcome.FAIL, f"raised {type(error).__name__}: {error} [{_place(error)}]"
-    return (Outcome.PASS, "") if record.examples else (Outcome.VACUOUS, record.vacuous)
+    return (Outcome.PASS, "") if record.examples else (Outcome.VACUOUS, record.vacuous or _NO_SCENARIO)
 
 
 def _draw_examples(model: Model, check: Check, settings: Settings, record: _Record) -> None:
@@ -145,6 +148,8 @@ def _place(error: BaseException) -> str:
 
 def _reproduction(model: Model, check: Check, scenario: Optional[Scenario], settings: Settings) -> str:
     extra = "" if settings.with_shim else ", with_shim=False"
+    if settings.device != "auto":
+        extra += f", device={settings.device!r}"
     return (
         "from conformance import reproduce\n"
         "from conformance.scenarios import Adapter, Scenario\n"
