@@ -266,4 +266,5 @@ def check(result: Result) -> None:
 
 
 if __name__ == "__main__":
+    torch.set_num_threads(1)  # batches this small gain nothing from more, and lose much on a busy machine
     main()

@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Dict, List, Mapping, Optional, Tuple
+from typing import Any, Dict, FrozenSet, List, Mapping, Optional, Tuple
 
 from shim.errors import AdapterNamesError, RefusedError, UnknownAdapterError
 from shim.selection import BASE, Selection
+
+# The methods whose layers ask for their adapter when they run, shown by tests/shim/test_methods.py. Others choose
+# at the model: prompt learning, ADAPTION_PROMPT and SHADOW (they rewire it), XLORA and POLY (they route in it).
+CHOSEN_IN_LAYERS: FrozenSet[str] = frozenset(
+    "ADALORA ADAMSS BEFT BOFT BONE C3A DEFT DELORA FOURIERFT FROD GLORA GRALORA HIRA HRA IA3 LILY LN_TUNING LOHA "
+    "LOKR LORA MISS OFT OSF PEANUT PSOFT PVERA RANDLORA ROAD SHIRA SUPERTUNING TINYLORA TRAINABLE_TOKENS UNILORA "
+    "VBLORA VERA WAVEFT".split()
+)
 
 
 @dataclass(frozen=True)
@@ -135,13 +143,18 @@ def _check_state(model: Any, names: Tuple[str, ...], layers: Tuple[Tuple[str, An
             )
 
 
+def method_of(config: Any) -> str:
+    """Return the method of an adapter's configuration, as PEFT spells it: `LORA`, `IA3`, ..."""
+    return str(getattr(config.peft_type, "value", config.peft_type))
+
+
 def _unsupported(config: Any) -> Optional[str]:
     """Why rows of an adapter with `config` cannot be chosen layer by layer, or None where they can."""
-    method = str(getattr(config.peft_type, "value", config.peft_type))
+    method = method_of(config)
     if config.is_prompt_learning:
         return f"is a prompt-learning method ({method}), which chooses at the model, not in a layer"
-    if getattr(config, "is_adaption_prompt", False) or method in {"ADAPTION_PROMPT", "XLORA"}:
-        return f"is {method}, which rewires the model when it is activated, not in a layer"
+    if method not in CHOSEN_IN_LAYERS:
+        return f"is of the method {method}, which has not been shown to choose its adapter in its layers alone"
     return None
 
 

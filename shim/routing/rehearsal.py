@@ -14,7 +14,7 @@ import weakref
 from dataclasses import dataclass
 from typing import Any, Callable, Dict, FrozenSet, Hashable, List, Optional, Sequence
 
-from shim.batch import MixedBatch
+from shim.batch import MixedBatch, method_of
 from shim.errors import RefusedError
 from shim.no_trace import generators_restored
 from shim.routing.inputs import PER_SAMPLE, SHARED, Inputs, root_name, sample_paths, take, with_caches_cloned
@@ -47,7 +47,7 @@ def plan_for(run: Run, batch: MixedBatch, inputs: Inputs, kind: str, again: bool
     Raises:
         RefusedError: the batch does not divide by sample; nothing was changed.
     """
-    key = _key(kind, inputs, len(batch.names))
+    key = _key(kind, batch, inputs)
     if key is not None and not again:
         known = _PLANS.get(batch.model, {}).get(key)
         if known is not None:
@@ -66,20 +66,42 @@ def forget_plans() -> None:
 
 
 def _rehearse(run: Run, batch: MixedBatch, inputs: Inputs) -> Plan:
+    """Rehearse under the base model, and under one adapter of each method whose layers may mix samples."""
     import torch
 
     paths = sample_paths(inputs, len(batch.names))
-    with torch.no_grad(), generators_restored(), select(batch.selection(BASE)):
-        whole = run(with_caches_cloned(inputs))
-        parts = []
-        for group in batch.groups:
-            try:
-                parts.append(run(take(inputs, group.rows, paths)))
-            except (MemoryError, torch.cuda.OutOfMemoryError):
-                raise
-            except Exception as error:
-                raise RefusedError(_does_not_divide(inputs, paths, group.rows, error)) from error
-    return Plan(paths, find_layout(whole, parts, batch.groups))
+    layouts = []
+    for adapter in (BASE, *_adapters_to_rehearse(batch).values()):
+        with torch.no_grad(), generators_restored(), select(batch.selection(adapter)):
+            whole = run(with_caches_cloned(inputs))
+            parts = [_run_part(run, batch, inputs, paths, group.rows) for group in batch.groups]
+        layouts.append(find_layout(whole, parts, batch.groups))
+    return Plan(paths, layouts[0])
+
+
+def _adapters_to_rehearse(batch: MixedBatch) -> Dict[str, str]:
+    """Return one adapter of the batch for each method, LoRA's excepted.
+
+    LoRA works row by row. Others need not: LILY averages its routing over the batch.
+    """
+    methods: Dict[str, str] = {}
+    for group in batch.groups:
+        if group.adapter != BASE:
+            methods.setdefault(method_of(batch.model.peft_config[group.adapter]), group.adapter)
+    return {method: adapter for method, adapter in methods.items() if method != "LORA"}
+
+
+def _run_part(
+    run: Run, batch: MixedBatch, inputs: Inputs, paths: FrozenSet[str], rows: Sequence[int]
+) -> Any:
+    import torch
+
+    try:
+        return run(take(inputs, rows, paths))
+    except (MemoryError, torch.cuda.OutOfMemoryError):
+        raise
+    except Exception as error:
+        raise RefusedError(_does_not_divide(inputs, paths, rows, error)) from error
 
 
 def _does_not_divide(inputs: Inputs, paths: FrozenSet[str], rows: Sequence[int], error: Exception) -> str:
@@ -91,16 +113,16 @@ def _does_not_divide(inputs: Inputs, paths: FrozenSet[str], rows: Sequence[int],
     )
 
 
-def _key(kind: str, inputs: Inputs, count: int) -> Optional[Hashable]:
+def _key(kind: str, batch: MixedBatch, inputs: Inputs) -> Optional[Hashable]:
     """Return what a plan depends on, or None where it depends on the data."""
-    tensors = inputs.tensors()
+    tensors, count = inputs.tensors(), len(batch.names)
     undocumented = [t for p, t in tensors.items() if root_name(p) not in PER_SAMPLE | SHARED]
     with_text = any(name in inputs.values for name in ("input_ids", "inputs", "inputs_embeds"))
     if undocumented and with_text:
         return None  # images or sound beside text: which sample each belongs to may be in the data
     if len(undocumented) > 1 and not all(_rows_differ(tensor) for tensor in undocumented):
         return None  # rows that are alike cannot tell a tensor per sample from one for the whole batch
-    parts: List[Hashable] = [kind, inputs.positional]
+    parts: List[Hashable] = [kind, inputs.positional, *sorted(_adapters_to_rehearse(batch))]
     for name, value in inputs.values.items():
         for path, leaf in leaves(value, name):
             if path in tensors:
