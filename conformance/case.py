@@ -87,7 +87,8 @@ def reordered(inputs: Mapping[str, Any], order: Sequence[int]) -> Dict[str, Any]
     import torch
 
     return {
-        name: value.index_select(0, torch.tensor(order, device=value.device)) for name, value in inputs.items()
+        name: value.index_select(0, torch.tensor(order, device=value.device))
+        for name, value in inputs.items()
     }
 
 

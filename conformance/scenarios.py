@@ -67,7 +67,8 @@ def scenarios(model: Model, draws: Draws) -> Any:
     def scenario(draw: Any) -> Scenario:
         count = draw(st.integers(*draws.adapters), label="number of adapters")
         adapters = tuple(
-            draw(_adapters(model, draws, index, count), label=f"adapter {NAMES[index]}") for index in range(count)
+            draw(_adapters(model, draws, index, count), label=f"adapter {NAMES[index]}")
+            for index in range(count)
         )
         names = [adapter.name for adapter in adapters]
         rows = draw(_rows(draws, names), label="rows")
@@ -89,9 +90,7 @@ def _rows(draws: Draws, names: Any) -> Any:
     if not draws.mixed:
         return st.lists(st.sampled_from([*names, BASE]), min_size=least, max_size=most)
     start = [names[0], names[1] if len(names) > 1 else BASE]
-    more = st.lists(
-        st.sampled_from([*names, BASE]), min_size=max(0, least - 2), max_size=max(0, most - 2)
-    )
+    more = st.lists(st.sampled_from([*names, BASE]), min_size=max(0, least - 2), max_size=max(0, most - 2))
     return more.flatmap(lambda rest: st.permutations([*start, *rest]))
 
 
@@ -118,7 +117,9 @@ def _saved(model: Model, draws: Draws, index: int, count: int) -> Any:
     from hypothesis import strategies as st
 
     if draws.saved == "differ":
-        return st.just(model.saved if index == 0 else ()) if index in (0, count - 1) else _subsets(model.saved)
+        return (
+            st.just(model.saved if index == 0 else ()) if index in (0, count - 1) else _subsets(model.saved)
+        )
     if draws.saved == "any":
         return _subsets(model.saved)
     return st.just(model.saved if draws.saved == "all" else ())

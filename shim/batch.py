@@ -154,7 +154,9 @@ def _unsupported(config: Any) -> Optional[str]:
     if config.is_prompt_learning:
         return f"is a prompt-learning method ({method}), which chooses at the model, not in a layer"
     if method not in CHOSEN_IN_LAYERS:
-        return f"is of the method {method}, which has not been shown to choose its adapter in its layers alone"
+        return (
+            f"is of the method {method}, which has not been shown to choose its adapter in its layers alone"
+        )
     return None
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import Any, Dict, Iterator, List, Tuple
 
+import torch
+
 from shim.routing.tree import map_leaves, replace_state
 
 _ABSENT: Any = object()
@@ -55,15 +57,11 @@ def _attributes_that_generate_writes(model: Any) -> List[Tuple[Any, str, Any]]:
 
 
 def _generator_states() -> List[Any]:
-    import torch
-
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() and torch.cuda.is_initialized() else []
     return [torch.get_rng_state(), *cuda]
 
 
 def _restore_generators(states: List[Any]) -> None:
-    import torch
-
     torch.set_rng_state(states[0])
     if len(states) > 1:
         torch.cuda.set_rng_state_all(states[1:])

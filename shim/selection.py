@@ -12,6 +12,8 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional
 
+import torch
+
 BASE = "__base__"
 
 
@@ -49,6 +51,8 @@ def is_selected() -> bool:
 def layer_property(original: property, answer: Callable[[Selection, bool], Any]) -> property:
     """Return a property that gives `answer(selection, holds)` during a call, and `original`'s value else."""
 
+    stored: Any = original.fget
+
     def get(layer: Any) -> Any:
         # torch.compile traces plain calls only (a mixed call through a compiled module is refused), and a
         # ContextVar would break its graph.
@@ -58,7 +62,7 @@ def layer_property(original: property, answer: Callable[[Selection, bool], Any])
                 holds = selection.holds.get(id(layer))
                 if holds is not None:
                     return answer(selection, holds)
-        return original.__get__(layer, type(layer))
+        return stored(layer)
 
     return property(get, original.fset, original.fdel, original.__doc__)
 
@@ -111,9 +115,15 @@ class ModelActiveAdapter:
         vars(model)["active_adapter"] = value
 
 
-def _is_compiling() -> bool:
-    import torch
+def _compiling_test() -> Callable[[], bool]:
+    """Return what tells whether torch.compile is tracing; dynamo takes it for a constant."""
+    # torch.compiler.is_compiling is absent in 2.2 and there in 2.4; before, dynamo has its own.
+    # Breakpoint: pytorch/pytorch#90329, torch 2.0
+    if hasattr(torch, "compiler") and hasattr(torch.compiler, "is_compiling"):
+        return torch.compiler.is_compiling
+    if hasattr(torch, "_dynamo"):
+        return torch._dynamo.is_compiling
+    return bool
 
-    compiler = getattr(torch, "compiler", None)  # Breakpoint: pytorch/pytorch#97348, torch 2.1
-    is_compiling = getattr(compiler, "is_compiling", None)
-    return bool(is_compiling is not None and is_compiling())
+
+_is_compiling = _compiling_test()

@@ -66,7 +66,9 @@ def _expect_own_tokens(case: Case, settings: Dict[str, Any], per_row: int = 1) -
     names = list(case.rows)
     mixed = _tokens(case, case.peft_model, settings, names)
     if len(mixed) != per_row * len(names):
-        raise Mismatch(f"generate returned {len(mixed)} sequences, but should {per_row} for each of {len(names)} rows")
+        raise Mismatch(
+            f"generate returned {len(mixed)} sequences, but should {per_row} for each of {len(names)} rows"
+        )
     own = {name: _tokens(case, case.oracle.model_of(name), settings) for name in {*names, BASE}}
     tell = False
     for position, observed in enumerate(mixed):

@@ -107,7 +107,9 @@ def _expect_own_rows(case: Case, mixed: Any, alone: Any, names: Sequence[str], n
         if names[row] != name:
             nearest = min(nearest, gap)
         elif gap > FLOAT64.tolerance:
-            raise Mismatch(f"row {row} under {name!r} (IA3) differs by {gap:.1e}: the names were ignored or mixed up")
+            raise Mismatch(
+                f"row {row} under {name!r} (IA3) differs by {gap:.1e}: the names were ignored or mixed up"
+            )
     return nearest
 
 

@@ -13,9 +13,7 @@ from conformance.models.vision import VISION
 
 __all__ = ["MODELS", "Inputs", "Model", "model_named"]
 
-MODELS: Dict[str, Model] = {
-    model.name: model for model in EXACT + TEXT + VISION + AUDIO + MULTIMODAL
-}
+MODELS: Dict[str, Model] = {model.name: model for model in EXACT + TEXT + VISION + AUDIO + MULTIMODAL}
 """Every model by name, simplest first."""
 
 

@@ -32,7 +32,7 @@ def replacements() -> Sequence[Replacement]:
     """Delete the saved modules too, and make one remaining adapter active in every layer."""
     from peft import PeftModel
 
-    # Breakpoint: huggingface/peft#1742, peft 0.11: PeftModel.delete_adapter; before, the tuner's is found.
+    # There from peft 0.18.1 on, absent in 0.14.0; before, the tuner's own is found by __getattr__.
     original = vars(PeftModel).get("delete_adapter", _delete_in_tuner)
     return [Replacement(PeftModel, "delete_adapter", _deleting_everything(original))]
 

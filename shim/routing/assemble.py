@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Dict, List, Sequence
 
+import torch
+
 from shim.batch import Group
 from shim.errors import RefusedError
 from shim.routing.layout import CONSTANT, COUNT, ROWS, SHARED, Layout, Rule, same_constant, same_values
@@ -34,8 +36,6 @@ def assemble(parts: Sequence[Any], groups: Sequence[Group], layout: Layout) -> A
 
 def in_row_order(parts: Sequence[Any], groups: Sequence[Group], dim: int, kind: str = ROWS) -> Any:
     """Return the rows of all `parts` in batch order along `dim`; each sample has the same number of rows."""
-    import torch
-
     samples = [row for group in groups for row in group.rows]
     batch = len(samples)
     order = torch.empty(batch, dtype=torch.long)
@@ -51,8 +51,6 @@ def in_row_order(parts: Sequence[Any], groups: Sequence[Group], dim: int, kind: 
 
 
 def _join(path: str, values: List[Any], groups: Sequence[Group], rule: Rule) -> Any:
-    import torch
-
     tensors = [isinstance(value, torch.Tensor) for value in values]
     if any(tensors) is not all(tensors) or any(tensors) is (rule.kind in (CONSTANT, COUNT)):
         raise LayoutChanged

@@ -12,6 +12,8 @@ from __future__ import annotations
 
 from typing import Any, Callable, Dict, List, Optional, Sequence
 
+import torch
+
 from shim.batch import Group, MixedBatch
 from shim.errors import RefusedError
 from shim.routing.assemble import LayoutChanged, assemble, in_row_order
@@ -97,8 +99,6 @@ def _with_sample_indices(part: Inputs, group: Group) -> Inputs:
 
 
 def _put_together(outputs: List[Any], batch: MixedBatch, inputs: Inputs) -> Any:
-    import torch
-
     groups = batch.groups
     if all(isinstance(output, torch.Tensor) for output in outputs):
         return _sequences(outputs, groups, batch, inputs)
@@ -132,16 +132,12 @@ def _sequences(parts: List[Any], groups: Sequence[Group], batch: MixedBatch, inp
 
 
 def _padded(parts: List[Any], value: int) -> List[Any]:
-    import torch
-
     length = max(part.shape[1] for part in parts)
     return [torch.nn.functional.pad(part, (0, length - part.shape[1]), value=value) for part in parts]
 
 
 def _rebase(beam_indices: Any, group: Group, beams: int) -> Any:
     """Turn rows of the sub-batch's beams into rows of the batch's; -1 stays -1."""
-    import torch
-
     rows = torch.tensor(group.rows, device=beam_indices.device)
     known = beam_indices.clamp(min=0)
     moved = rows[torch.div(known, beams, rounding_mode="floor")] * beams + known % beams
@@ -149,8 +145,6 @@ def _rebase(beam_indices: Any, group: Group, beams: int) -> Any:
 
 
 def _by_documented_layout(parts: Sequence[Any], groups: Sequence[Group]) -> Any:
-    import torch
-
     layout = {
         path: Rule(ROWS, 0, single=False) if isinstance(leaf, torch.Tensor) else Rule(CONSTANT)
         for path, leaf in leaves(parts[0])

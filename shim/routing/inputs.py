@@ -7,6 +7,8 @@ import re
 from dataclasses import dataclass
 from typing import Any, Callable, Dict, FrozenSet, Mapping, Optional, Sequence, Tuple
 
+import torch
+
 from shim.batch import MixedBatch
 from shim.errors import AdapterNamesError, RefusedError
 from shim.routing.tree import is_cache, leaves, map_leaves
@@ -50,7 +52,7 @@ class Inputs:
     def tensors(self) -> Dict[str, Any]:
         """Return every tensor by path."""
         found = (leaf for name, value in self.values.items() for leaf in leaves(value, name))
-        return {path: leaf for path, leaf in found if _is_tensor(leaf)}
+        return {path: leaf for path, leaf in found if isinstance(leaf, torch.Tensor)}
 
     def map(self, function: Callable[[str, Any], Any]) -> Inputs:
         """Return inputs with `function(path, leaf)` in the place of each leaf; containers are new."""
@@ -108,8 +110,6 @@ def take(inputs: Inputs, rows: Sequence[int], paths: FrozenSet[str]) -> Inputs:
 
     def pick(path: str, leaf: Any) -> Any:
         if path in paths:
-            import torch
-
             return leaf.index_select(0, torch.tensor(rows, device=leaf.device))
         return leaf
 
@@ -120,7 +120,9 @@ def with_caches_cloned(inputs: Inputs) -> Inputs:
     """Return `inputs` with every cache tensor cloned, so that a forward on them leaves no trace."""
     caches = inputs.caches()
     return inputs.map(
-        lambda path, leaf: leaf.clone() if root_name(path) in caches and _is_tensor(leaf) else leaf
+        lambda path, leaf: (
+            leaf.clone() if root_name(path) in caches and isinstance(leaf, torch.Tensor) else leaf
+        )
     )
 
 
@@ -136,9 +138,3 @@ def _main_input(model: Any, inputs: Inputs) -> Tuple[str, Optional[Any]]:
         if name in tensors:
             return name, tensors[name]
     return next(iter(tensors.items()), ("", None))
-
-
-def _is_tensor(value: Any) -> bool:
-    import torch
-
-    return isinstance(value, torch.Tensor)

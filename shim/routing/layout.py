@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
+import torch
+
 from shim.batch import Group
 from shim.errors import RefusedError
 from shim.routing.tree import leaves, shown
@@ -64,8 +66,6 @@ _MISSING = _Missing()
 
 
 def _rule(path: str, whole: Any, parts: List[Any], groups: Sequence[Group]) -> Rule:
-    import torch
-
     if not isinstance(whole, torch.Tensor):
         return _rule_of_constant(path, whole, parts, groups)
     batch = sum(len(group.rows) for group in groups)
@@ -136,8 +136,6 @@ def _rule_of_rows(path: str, whole: Any, parts: List[Any], groups: Sequence[Grou
 
 def rows_of(whole: Any, rows: Sequence[int], batch: int, dim: int, kind: str) -> Any:
     """Return the rows of `whole` that belong to the samples `rows` of a batch of `batch`."""
-    import torch
-
     per_sample = whole.shape[dim] // batch
     samples = torch.tensor(rows, device=whole.device)
     offsets = torch.arange(per_sample, device=whole.device)
@@ -174,8 +172,6 @@ def close(part: Any, rows: Any) -> bool:
     The order of summation depends on the number of rows, so floats are compared to the square root of their
     precision, relative to the largest value; everything else exactly.
     """
-    import torch
-
     if part.shape != rows.shape:
         return False
     if not (part.is_floating_point() or part.is_complex()) or same_values(part, rows):

@@ -14,6 +14,8 @@ import weakref
 from dataclasses import dataclass
 from typing import Any, Callable, Dict, FrozenSet, Hashable, List, Optional, Sequence
 
+import torch
+
 from shim.batch import MixedBatch, method_of
 from shim.errors import RefusedError
 from shim.no_trace import generators_restored
@@ -67,8 +69,6 @@ def forget_plans() -> None:
 
 def _rehearse(run: Run, batch: MixedBatch, inputs: Inputs) -> Plan:
     """Rehearse under the base model, and under one adapter of each method whose layers may mix samples."""
-    import torch
-
     paths = sample_paths(inputs, len(batch.names))
     layouts = []
     for adapter in (BASE, *_adapters_to_rehearse(batch).values()):
@@ -91,11 +91,7 @@ def _adapters_to_rehearse(batch: MixedBatch) -> Dict[str, str]:
     return {method: adapter for method, adapter in methods.items() if method != "LORA"}
 
 
-def _run_part(
-    run: Run, batch: MixedBatch, inputs: Inputs, paths: FrozenSet[str], rows: Sequence[int]
-) -> Any:
-    import torch
-
+def _run_part(run: Run, batch: MixedBatch, inputs: Inputs, paths: FrozenSet[str], rows: Sequence[int]) -> Any:
     try:
         return run(take(inputs, rows, paths))
     except (MemoryError, torch.cuda.OutOfMemoryError):
@@ -133,8 +129,6 @@ def _key(kind: str, batch: MixedBatch, inputs: Inputs) -> Optional[Hashable]:
 
 
 def _rows_differ(tensor: Any) -> bool:
-    import torch
-
     if tensor.dim() == 0:
         return True
     rows = tensor.detach().reshape(tensor.shape[0], -1)

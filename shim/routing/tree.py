@@ -72,7 +72,7 @@ def _children(value: Any, path: str) -> Iterator[Tuple[Any, str, Any]]:
 
 
 def _is_state(value: Any) -> bool:
-    # Breakpoint: huggingface/transformers#38077, 4.54: a cache is a list of layer objects.
+    # Breakpoint: huggingface/transformers#39106: a cache is a list of layer objects.
     return is_cache(value) or type(value).__module__ == "transformers.cache_utils"
 
 

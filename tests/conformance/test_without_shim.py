@@ -15,7 +15,17 @@ from conformance.verdict import Outcome
 
 pytestmark = pytest.mark.skipif(peft.__version__ != "0.21.2", reason="the expectation is PEFT 0.21.2's")
 
-SHOWN = ("integers", "bert", "roberta-sequence-classification", "llama", "t5", "xlnet", "mobilevit", "swin", "clip")
+SHOWN = (
+    "integers",
+    "bert",
+    "roberta-sequence-classification",
+    "llama",
+    "t5",
+    "xlnet",
+    "mobilevit",
+    "swin",
+    "clip",
+)
 FOLDING = {"xlnet", "mobilevit", "swin"}
 ROWS = set(SHOWN) - {"clip"}
 

@@ -50,7 +50,9 @@ def rows_shifted_by_one(patch):
 
 @fault("bert", "reordering_rows_reorders_outputs")
 def rows_left_in_the_order_of_adapters(patch):
-    patch.setattr(shim.routing.assemble, "in_row_order", lambda parts, groups, dim, kind: torch.cat(parts, dim))
+    patch.setattr(
+        shim.routing.assemble, "in_row_order", lambda parts, groups, dim, kind: torch.cat(parts, dim)
+    )
 
 
 @fault("integers-folded", "each_row_equals_its_own_run")
@@ -61,7 +63,8 @@ def the_last_adapter_wins(patch):
 @fault("bert", "base_rows_equal_the_base_model")
 def base_rows_get_an_adapter(patch):
     answering(
-        patch, lambda batch, adapter: next(n for n in batch.names if n != BASE) if adapter == BASE else adapter
+        patch,
+        lambda batch, adapter: next(n for n in batch.names if n != BASE) if adapter == BASE else adapter,
     )
 
 
@@ -273,7 +276,9 @@ def outputs_that_mix_samples_are_guessed(patch):
 def beams_are_tiled_for_interleaved(patch):
     original = shim.routing.generation.in_row_order
     patch.setattr(
-        shim.routing.generation, "in_row_order", lambda parts, groups, dim: original(parts, groups, dim, "tiles")
+        shim.routing.generation,
+        "in_row_order",
+        lambda parts, groups, dim: original(parts, groups, dim, "tiles"),
     )
 
 

@@ -49,7 +49,7 @@ def configuration(method):
     config = METHODS[method]
     settings = {"target_modules": ["first", "second"], **NEEDS.get(method, {})}
     known = inspect.signature(config).parameters
-    if "oft_block_size" in known:  # Breakpoint: huggingface/peft#1996, peft 0.14
+    if "oft_block_size" in known:
         settings["oft_block_size"] = 4
         settings.setdefault("r", 0)
     if method == "ADALORA":

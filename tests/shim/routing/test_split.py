@@ -135,7 +135,9 @@ def test_rows_come_back_in_order_for_any_assignment(data, seed):
         with torch.random.fork_rng(), torch.no_grad():
             torch.manual_seed(seed)
             config = peft.LoraConfig(r=1, target_modules=["0"], init_lora_weights=False)
-            model = peft.get_peft_model(torch.nn.Sequential(torch.nn.Linear(3, 3)), config, adapter_name="ann")
+            model = peft.get_peft_model(
+                torch.nn.Sequential(torch.nn.Linear(3, 3)), config, adapter_name="ann"
+            )
             model.add_adapter("ben", config)
             model = model.double().eval()
             x = torch.randn(len(names), 3, dtype=torch.float64)

@@ -1,0 +1,150 @@
+"""`generate` with names: tokens, paddings, scores and caches of each row's own run."""
+
+import peft
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+import shim
+
+NAMES = ["ann", "__base__", "ben", "ann"]
+IDS = torch.randint(3, 32, (4, 5), generator=torch.Generator().manual_seed(5))
+
+
+@pytest.fixture
+def model(installed_shim):
+    torch.manual_seed(0)
+    base = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=32, hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2,
+            num_key_value_heads=2, pad_token_id=0, bos_token_id=1, eos_token_id=2, initializer_range=0.5,
+        )
+    )  # fmt: skip
+    config = peft.LoraConfig(
+        r=2, target_modules=["q_proj", "o_proj", "down_proj"], task_type="CAUSAL_LM", init_lora_weights=False
+    )
+    model = peft.get_peft_model(base, config, adapter_name="ann")
+    model.add_adapter("ben", config)
+    for path, parameter in model.named_parameters():
+        if "lora_" in path:
+            parameter.data = 0.5 * torch.randn_like(parameter)
+    return model.eval()
+
+
+def alone(model, name, **kwargs):
+    if name == "__base__":
+        with model.disable_adapter():
+            return model.generate(input_ids=IDS, **kwargs)
+    model.set_adapter(name)
+    return model.generate(input_ids=IDS, **kwargs)
+
+
+def assert_same_tokens(observed, expected):
+    length = max(len(observed), len(expected))
+    pad = lambda row: torch.nn.functional.pad(row, (0, length - len(row)))  # noqa: E731
+    assert pad(observed).tolist() == pad(expected).tolist()
+
+
+def test_sequences_are_padded_to_the_longest(model):
+    settings = {"max_new_tokens": 8, "do_sample": False}
+    observed = model.generate(input_ids=IDS, adapter_names=NAMES, **settings)
+    stopped = model.generate(input_ids=IDS, adapter_names=NAMES, eos_token_id=list(range(2, 12)), **settings)
+    assert observed.shape == (4, 13)
+    assert (stopped == 0).any()  # some row ended early
+    for row, name in enumerate(NAMES):
+        assert_same_tokens(observed[row], alone(model, name, **settings)[row])
+        own = alone(model, name, eos_token_id=list(range(2, 12)), **settings)[row]
+        assert_same_tokens(stopped[row], own)
+
+
+def test_scores_and_beam_indices_are_those_of_the_whole_batch(model):
+    settings = {
+        "max_new_tokens": 4, "min_new_tokens": 4, "num_beams": 3, "num_return_sequences": 2, "do_sample": False,
+        "output_scores": True, "return_dict_in_generate": True,
+    }  # fmt: skip
+    observed = model.generate(input_ids=IDS, adapter_names=NAMES, **settings)
+    for row, name in enumerate(NAMES):
+        own = alone(model, name, **settings)
+        returned = slice(2 * row, 2 * row + 2)
+        assert observed.sequences[returned].tolist() == own.sequences[returned].tolist()
+        assert observed.beam_indices[returned].tolist() == own.beam_indices[returned].tolist()
+        torch.testing.assert_close(observed.sequences_scores[returned], own.sequences_scores[returned])
+        for step, scores in enumerate(observed.scores):
+            rows = slice(3 * row, 3 * row + 3)
+            torch.testing.assert_close(scores[rows], own.scores[step][rows], rtol=1e-3, atol=1e-3)
+
+
+def test_scores_of_different_lengths_are_refused(model):
+    settings = {"max_new_tokens": 8, "eos_token_id": list(range(2, 14)), "do_sample": False}
+    with pytest.raises(shim.RefusedError, match=r"different numbers of tokens.*min_new_tokens"):
+        model.generate(
+            input_ids=IDS, adapter_names=NAMES, output_scores=True, return_dict_in_generate=True, **settings
+        )
+
+
+def test_allowed_tokens_are_asked_for_the_callers_samples(model):
+    allowed = lambda sample, tokens: [10 + sample]  # noqa: E731
+    observed = model.generate(
+        input_ids=IDS,
+        adapter_names=NAMES,
+        prefix_allowed_tokens_fn=allowed,
+        max_new_tokens=2,
+        do_sample=False,
+    )
+    assert observed[:, 5:].tolist() == [[10 + row] * 2 for row in range(4)]
+
+
+def test_a_streamer_is_refused(model):
+    with pytest.raises(shim.RefusedError, match="streamer takes one sample"):
+        model.generate(input_ids=IDS, adapter_names=NAMES, streamer=object(), max_new_tokens=2)
+
+
+def test_sampling_gives_every_row_tokens_that_its_adapter_may_give(model):
+    torch.manual_seed(1)
+    observed = model.generate(input_ids=IDS, adapter_names=NAMES, do_sample=True, top_k=1, max_new_tokens=4)
+    for row, name in enumerate(NAMES):
+        assert_same_tokens(observed[row], alone(model, name, do_sample=False, max_new_tokens=4)[row])
+
+
+def test_several_samples_for_each_row_stand_together(model):
+    settings = {"do_sample": True, "top_k": 1, "num_return_sequences": 3, "max_new_tokens": 3}
+    observed = model.generate(input_ids=IDS, adapter_names=NAMES, **settings)
+    assert len(observed) == 12
+    for row, name in enumerate(NAMES):
+        own = alone(model, name, **settings)
+        for copy in range(3 * row, 3 * row + 3):
+            assert_same_tokens(observed[copy], own[copy])
+
+
+def test_left_padding_and_a_static_cache(model):
+    mask = torch.ones_like(IDS)
+    mask[1, :2] = mask[2, :3] = 0
+    ids = IDS * mask
+    settings = {"attention_mask": mask, "max_new_tokens": 4, "do_sample": False}
+    observed = model.generate(input_ids=ids, adapter_names=NAMES, **settings)
+    for row, name in enumerate(NAMES):
+        if name == "__base__":
+            with model.disable_adapter():
+                own = model.generate(input_ids=ids, **settings)
+        else:
+            model.set_adapter(name)
+            own = model.generate(input_ids=ids, **settings)
+        assert_same_tokens(observed[row], own[row])
+
+
+def test_an_interrupted_generate_leaves_no_attribute_on_the_model(model):
+    before = set(vars(model.base_model)), set(vars(model.base_model.model))
+
+    def interrupt(module, args):
+        raise KeyboardInterrupt
+
+    handle = model.base_model.model.model.layers[0].register_forward_pre_hook(interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        model.generate(input_ids=IDS, adapter_names=NAMES, max_new_tokens=2)
+    handle.remove()
+    assert (set(vars(model.base_model)), set(vars(model.base_model.model))) == before
+
+
+def test_a_wrong_number_of_names_is_refused_before_anything_runs(model):
+    with pytest.raises(shim.AdapterNamesError, match=r"is 3, but should be 4.*input_ids"):
+        model.generate(input_ids=IDS, adapter_names=NAMES[:3], max_new_tokens=2)
