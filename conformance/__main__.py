@@ -17,7 +17,7 @@ from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Iterator, List, Optional, Sequence
 
-from conformance.report import markdown, table
+from conformance.report import markdown, picture, table
 from conformance.report.jsonl import Report, ReportError, merge, read
 from conformance.report.progress import progress
 from conformance.selection import (
@@ -74,7 +74,10 @@ def run(options: argparse.Namespace) -> int:
 
 def report(options: argparse.Namespace) -> int:
     """Show one table for each environment in the reports that are named; exit 0 whatever they say."""
-    for merged in merge([read(path) for path in options.paths]):
+    environments = merge([read(path) for path in options.paths])
+    if options.svg:
+        Path(options.svg).write_text(picture.render(environments), encoding="utf-8")
+    for merged in environments:
         if options.markdown:
             print(markdown.render(merged))
         else:
@@ -120,6 +123,7 @@ def _parser() -> argparse.ArgumentParser:
     reports = commands.add_parser("report", help="show reports that were written before")
     reports.add_argument("paths", nargs="+", type=Path, metavar="PATH")
     reports.add_argument("--markdown", action="store_true", help="as Markdown, for a README")
+    reports.add_argument("--svg", metavar="PATH", help="draw the tables side by side, as a picture")
     reports.set_defaults(command=report)
     lists = commands.add_parser("list", help="list the models and the checks")
     lists.set_defaults(command=list_all)

@@ -171,14 +171,16 @@ def load_reviews(tokenizer: PreTrainedTokenizerBase) -> tuple[Reviews, Reviews]:
     return parts[0], parts[1]
 
 
+def adapter_config() -> LoraConfig:
+    """Return what makes an adapter: a LoRA on every linear layer but the keys."""
+    return LoraConfig(r=8, lora_alpha=16, target_modules=["query", "value", "dense"])
+
+
 def add_adapters(model: torch.nn.Module, reviews: Reviews, steps: int) -> PeftModel:
     """Return `model` with a trained adapter for each view."""
-    for view in VIEWS:
-        config = LoraConfig(r=8, lora_alpha=16, target_modules=["query", "value", "dense"])
-        if isinstance(model, PeftModel):
-            model.add_adapter(view, config)
-        else:
-            model = get_peft_model(model, config, adapter_name=view)
+    model = get_peft_model(model, adapter_config(), adapter_name=VIEWS[0])
+    for view in VIEWS[1:]:
+        model.add_adapter(view, adapter_config())
     model.eval()
     for view in VIEWS:
         print(f"training the adapter {view!r}, {steps} steps")

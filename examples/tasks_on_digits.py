@@ -32,6 +32,8 @@ import shim
 # head has ten outputs, and a question with two answers looks at the first two only.
 OUTPUTS = 10
 BATCH = 64
+# The convolutions of MobileViT's transformer blocks; their attention layers have names of their own.
+CONVOLUTIONS = ("conv_kxk.convolution", "conv_projection.convolution", "fusion.convolution")
 
 
 @dataclass(frozen=True)
@@ -81,8 +83,8 @@ class Result:
     seconds: float
 
 
-def main(backbone_steps: int = 200, adapter_steps: int = 200) -> Result:
-    """Train for the given number of steps, compare mixed with sequential, print a table, return the result."""
+def main(backbone_steps: int = 250, adapter_steps: int = 200) -> Result:
+    """Train for the given number of steps, compare mixed with sequential, print and return the result."""
     start = time.perf_counter()
     torch.manual_seed(0)
     train, test = load_images()
@@ -131,6 +133,7 @@ def train_backbone(images: Images, steps: int) -> MobileViTForImageClassificatio
         neck_hidden_sizes=[16, 16, 16, 24, 24, 24, 64],
         num_attention_heads=2,
         expand_ratio=1.0,
+        output_stride=16,
         initializer_range=0.05,
         hidden_dropout_prob=0.0,
         num_labels=OUTPUTS,
@@ -143,19 +146,23 @@ def train_backbone(images: Images, steps: int) -> MobileViTForImageClassificatio
     return model
 
 
-def add_adapters(model: MobileViTForImageClassification, images: Images, steps: int) -> PeftModel:
-    """Return `model` with a trained adapter for each task."""
-    config = LoraConfig(
+def adapter_config() -> LoraConfig:
+    """Return what makes an adapter: a LoRA on the transformer blocks, and a head of its own."""
+    return LoraConfig(
         r=8,
         lora_alpha=16,
-        target_modules=["query", "key", "value", "dense", "conv_kxk.convolution", "fusion.convolution"],
+        target_modules=["query", "key", "value", "dense", *CONVOLUTIONS],
         modules_to_save=["classifier"],
     )
-    model = get_peft_model(model, config, adapter_name=TASKS[0].name)
+
+
+def add_adapters(model: MobileViTForImageClassification, images: Images, steps: int) -> PeftModel:
+    """Return `model` with a trained adapter for each task."""
+    model = get_peft_model(model, adapter_config(), adapter_name=TASKS[0].name)
     for task in TASKS[1:]:
-        model.add_adapter(task.name, copy.deepcopy(config))  # PEFT writes into the configuration it is given
-    # Evaluation mode, even to train: BatchNorm's running averages belong to the base model, which all adapters
-    # share. In training mode each adapter would move them under the others.
+        model.add_adapter(task.name, adapter_config())
+    # Evaluation mode, even to train: BatchNorm's running averages belong to the base model, which all
+    # adapters share. In training mode each adapter would move them under the others.
     model.eval()
     for task in TASKS:
         print(f"training the adapter {task.name!r}, {steps} steps")
@@ -249,7 +256,7 @@ def chance(task: Task, images: Images) -> float:
 def show(result: Result) -> None:
     """Print the result as a table."""
     table = Table(title="Three tasks on handwritten digits: accuracy on the test images")
-    for column in ("task", "chance", "one adapter at a time", "one mixed batch"):
+    for column in ("task", "chance", "one adapter at a time", "mixed batches"):
         table.add_column(column, justify="left" if column == "task" else "right")
     for name, by_chance in result.chance.items():
         table.add_row(name, f"{by_chance:.3f}", f"{result.sequential[name]:.3f}", f"{result.mixed[name]:.3f}")

@@ -63,6 +63,15 @@ def training_mode_is_refused(case: Case) -> Evidence:
 
 
 @check("F5", draws=_FEW)
+def the_names_are_used_whatever_is_active(case: Case) -> Evidence:
+    """Are the names used whatever adapter is active, also while the adapters are disabled?"""
+    evidence = case.expect_rows(case.mixed(), case.rows)
+    with case.peft_model.disable_adapter():
+        evidence += case.expect_rows(case.mixed(), case.rows)
+    return evidence
+
+
+@check("F5", draws=_FEW)
 def no_tuner_ignores_the_names(case: Case) -> Evidence:
     """Does a tuner other than LoRA use the names, or refuse them, but never ignore them?"""
     case.peft_model = _with_ia3_adapters(case)

@@ -11,6 +11,7 @@ from conformance.compare import Evidence, Mismatch, relative_error
 from conformance.footprint import expect_unchanged, footprint
 from conformance.outputs import tensors_of
 from conformance.scenarios import Draws
+from conformance.shim_switch import reinstalling_faults
 
 _FEW = Draws(adapters=(1, 2), rows=(2, 3), saved="none")
 
@@ -106,12 +107,16 @@ def threads_do_not_affect_each_other(case: Case) -> Evidence:
 
 
 @check("S6", draws=_FEW)
-def names_need_no_active_adapter(case: Case) -> Evidence:
-    """Are the names used whatever is active, also while the adapters are disabled?"""
-    evidence = case.expect_rows(case.mixed(), case.rows)
-    with case.peft_model.disable_adapter():
-        evidence += case.expect_rows(case.mixed(), case.rows)
-    return evidence
+def reinstalling_changes_nothing(case: Case) -> Evidence:
+    """Is installing the shim twice installing it once, and does uninstalling restore the very objects?"""
+    faults = reinstalling_faults()
+    if faults:
+        raise Mismatch("; ".join(faults[:5]))
+    before = footprint(case.peft_model)
+    if reinstalling_faults():
+        raise Mismatch("a second round of installing and uninstalling does not end as the first")
+    expect_unchanged(before, footprint(case.peft_model), "installing and uninstalling")
+    return Evidence()
 
 
 def _adapted_layers(model: Any) -> List[Any]:

@@ -53,7 +53,7 @@ BROKEN = {
     "a_refused_call_leaves_no_trace": set(SHOWN) - {"xlnet"},
     # names ignored: by other tuners, and while adapters are disabled
     "no_tuner_ignores_the_names": ROWS,
-    "names_need_no_active_adapter": ROWS,
+    "the_names_are_used_whatever_is_active": ROWS,
     # an unknown name is refused, but the error does not say which there are
     "an_unknown_name_is_told_those_loaded": set(SHOWN),
 }

@@ -1,0 +1,87 @@
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from conformance.compare import EXACT, FLOAT64, Evidence, Mismatch, Vacuous, compare_row, relative_error
+
+ROW = {"logits": torch.tensor([1.0, -2.0], dtype=torch.float64)}
+OTHER = {"logits": torch.tensor([3.0, 0.5], dtype=torch.float64)}
+
+
+def test_equal_tensors_have_no_error():
+    assert relative_error(ROW["logits"], ROW["logits"].clone()) == 0.0
+
+
+def test_the_error_is_relative_to_the_largest_value():
+    assert relative_error(torch.tensor([0.0, 10.0]), torch.tensor([1.0, 10.0])) == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize(
+    ("observed", "expected"),
+    [
+        (torch.ones(2), torch.ones(3)),
+        (torch.ones(2), torch.ones(2).double()),
+        (torch.tensor([1, 2]), torch.tensor([1, 3])),
+        (torch.tensor([float("nan")]), torch.tensor([1.0])),
+        (torch.tensor([1.0]), torch.tensor([float("nan")])),
+        (torch.tensor([float("inf")]), torch.tensor([-float("inf")])),
+        (torch.tensor([1e-30]), torch.tensor([0.0])),
+        (torch.tensor([True]), torch.tensor([False])),
+    ],
+)
+def test_what_is_not_comparable_is_infinitely_wrong(observed, expected):
+    assert relative_error(observed, expected) == float("inf")
+
+
+def test_nan_equals_nan_and_inf_equals_inf():
+    odd = torch.tensor([float("nan"), float("inf"), 1.0])
+    assert relative_error(odd, odd.clone()) == 0.0
+
+
+@given(st.floats(1e-8, 1e-2))
+def test_an_error_above_the_tolerance_is_a_mismatch(size):
+    observed = {"logits": ROW["logits"] * (1 + size)}
+    with pytest.raises(Mismatch, match=r"'logits' differs by .* \[row 0\]; observed .*, expected"):
+        compare_row(observed, ROW, {"other": OTHER}, FLOAT64, "row 0")
+
+
+def test_rounding_is_no_mismatch_in_float64_but_is_in_the_exact_tier():
+    observed = {"logits": ROW["logits"] * (1 + 1e-14)}
+    evidence = compare_row(observed, ROW, {"other": OTHER}, FLOAT64, "row 0")
+    assert 0 < evidence.error < 1e-13
+    with pytest.raises(Mismatch):
+        compare_row(observed, ROW, {"other": OTHER}, EXACT, "row 0")
+
+
+def test_a_mismatch_says_whose_answer_it_is():
+    with pytest.raises(Mismatch, match="It is what 'other' would give"):
+        compare_row(OTHER, ROW, {"other": OTHER}, FLOAT64, "row 0")
+
+
+def test_a_missing_output_is_a_mismatch():
+    with pytest.raises(Mismatch, match="'logits' is missing"):
+        compare_row({}, ROW, {}, FLOAT64, "row 0")
+
+
+@pytest.mark.parametrize("tier", [EXACT, FLOAT64])
+def test_adapters_that_are_too_alike_make_a_comparison_vacuous(tier):
+    with pytest.raises(Vacuous, match="the row differs from 'twin'"):
+        compare_row(ROW, ROW, {"other": OTHER, "twin": dict(ROW)}, tier, "row 0")
+
+
+def test_almost_alike_is_too_alike():
+    twin = {"logits": ROW["logits"] * (1 + 1e-7)}  # a hundred times the tolerance, not a thousand
+    with pytest.raises(Vacuous):
+        compare_row(ROW, ROW, {"twin": twin}, FLOAT64, "row 0")
+
+
+def test_one_output_that_tells_the_adapters_apart_is_power_enough():
+    mine = {**ROW, "same": torch.ones(1, dtype=torch.float64)}
+    theirs = {**OTHER, "same": torch.ones(1, dtype=torch.float64)}
+    assert compare_row(mine, mine, {"other": theirs}, FLOAT64, "row 0").separation > 0.1
+
+
+def test_evidence_adds_up_to_the_worst():
+    total = Evidence(1e-12, 0.5) + Evidence(1e-15, 0.1)
+    assert total == Evidence(1e-12, 0.1)

@@ -1,0 +1,121 @@
+"""How a check's end becomes a verdict; above all, that nothing but a shown clause passes."""
+
+import pytest
+
+import shim
+from conformance.checks.check import Check, has_rows
+from conformance.compare import Evidence, Mismatch, Vacuous
+from conformance.examination import examine
+from conformance.models import MODELS
+from conformance.oracle import NotBatchable
+from conformance.scenarios import Draws
+from conformance.settings import Settings
+from conformance.verdict import Outcome
+
+INTEGERS = MODELS["integers"]
+
+
+def verdict(function, applies=has_rows, **settings):
+    return examine(INTEGERS, Check("stand_in", ("R1",), function, Draws(), applies), Settings(**settings))
+
+
+def raising(error):
+    def function(case):
+        raise error
+
+    return function
+
+
+def test_evidence_from_every_example_passes():
+    found = verdict(lambda case: Evidence(1e-12, 0.5), examples=4)
+    assert (found.outcome, found.examples, found.error, found.separation) == (Outcome.PASS, 4, 1e-12, 0.5)
+    assert found.reproduction is None
+
+
+@pytest.mark.parametrize(
+    ("error", "outcome", "word"),
+    [
+        (Mismatch("is 3, but should be 4"), Outcome.FAIL, "is 3, but should be 4"),
+        (Vacuous("too alike"), Outcome.VACUOUS, "too alike"),
+        (NotBatchable("rows depend"), Outcome.ERROR, "rows depend"),
+        (shim.RefusedError("layer x"), Outcome.REFUSED, "layer x"),
+        (ValueError("upstream's own"), Outcome.FAIL, "raised ValueError: upstream's own"),
+        (shim.UnknownAdapterError("nobody"), Outcome.FAIL, "nobody"),
+    ],
+)
+def test_an_error_becomes_its_verdict(error, outcome, word):
+    found = verdict(raising(error))
+    assert found.outcome is outcome
+    assert word in found.detail
+    assert bool(found.reproduction) is (outcome in (Outcome.FAIL, Outcome.ERROR, Outcome.VACUOUS))
+
+
+def test_a_check_without_power_on_every_scenario_never_passes():
+    assert verdict(raising(Vacuous("alike"))).outcome.fails_the_run
+
+
+def test_scenarios_without_power_are_drawn_again():
+    calls = []
+
+    def every_second(case):
+        calls.append(case.scenario)
+        if len(calls) % 2:
+            raise Vacuous("alike")
+        return Evidence(0.0, 1.0)
+
+    found = verdict(every_second, examples=3)
+    assert found.outcome is Outcome.PASS
+    assert found.examples == 3
+    assert len(calls) >= 6
+
+
+def test_one_failing_scenario_fails_the_check():
+    def on_three_rows(case):
+        if len(case.rows) >= 3:
+            raise Mismatch("three rows")
+        return Evidence()
+
+    found = verdict(on_three_rows, examples=20)
+    assert found.outcome is Outcome.FAIL
+    assert "rows=(" in found.reproduction
+
+
+def test_a_failure_is_made_small_where_that_is_asked_for():
+    def on_three_rows(case):
+        if len(case.rows) >= 3:
+            raise Mismatch("three rows")
+        return Evidence()
+
+    found = verdict(on_three_rows, examples=20, shrink=True)
+    assert "rows=('ann', '__base__', 'ann')" in found.reproduction
+
+
+def test_a_check_that_does_not_apply_is_skipped():
+    found = verdict(raising(AssertionError), applies=lambda model: False)
+    assert found.outcome is Outcome.SKIPPED
+
+
+def test_an_interrupt_is_not_a_verdict():
+    with pytest.raises(KeyboardInterrupt):
+        verdict(raising(KeyboardInterrupt()))
+
+
+def test_the_same_settings_give_the_same_scenarios():
+    def seen():
+        drawn = []
+
+        def function(case):
+            drawn.append(case.scenario)
+            return Evidence()
+
+        verdict(function)
+        return drawn
+
+    assert seen() == seen()
+
+
+def test_a_verdict_survives_its_record():
+    from conformance.verdict import Verdict
+
+    found = verdict(raising(Mismatch("wrong")))
+    assert Verdict.from_record({**found.to_record(), "unknown": 1}) == found

@@ -1,0 +1,442 @@
+"""Installing is all or nothing, once, and undone to the very objects (contract S6)."""
+
+import importlib
+import inspect
+import os
+import pickle
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+import shim
+from shim.patch import Patch, Replacement
+from shim.patches import catalogue
+
+# `shim.install` is the function; the module of that name is found by its path.
+install_module = importlib.import_module("shim.install")
+ROOT = Path(__file__).parents[2]
+NAMES = [patch.name for patch in catalogue()]
+# Where each patch takes hold, told independently of the patch.
+PLACES = {
+    "forward_hooks_with_kwargs": [
+        ("torch.nn", "Module", "__call__"),
+        ("torch.nn", "Module", "register_forward_pre_hook"),
+        ("torch.nn", "Module", "register_forward_hook"),
+    ],
+    "saved_modules_switch": [
+        ("peft.utils.other", "ModulesToSaveWrapper", "set_adapter"),
+        ("peft.utils.other", "ModulesToSaveWrapper", "enable_adapters"),
+        ("peft", "PeftModel", "add_adapter"),
+    ],
+    "saved_modules_delete": [("peft", "PeftModel", "delete_adapter")],
+    "saved_modules_unload": [("peft", "LoraModel", "_unload_and_optionally_merge")],
+    "adapter_names_per_call": [
+        ("peft", "PeftModel", "active_adapter"),
+        ("peft", "PeftModel", "forward"),
+        ("peft", "PeftModelForCausalLM", "generate"),
+        ("peft.tuners.tuners_utils", "BaseTunerLayer", "active_adapters"),
+        ("peft.utils.other", "ModulesToSaveWrapper", "disable_adapters"),
+    ],
+}
+
+
+@pytest.fixture(autouse=True)
+def _uninstalled(monkeypatch):
+    monkeypatch.delenv("SHIM_DISABLE", raising=False)
+    shim.uninstall()
+    yield
+    shim.uninstall()
+
+
+def place(patch_name):
+    """The objects at the patch's places, or None where upstream has none there."""
+    found = []
+    for module, cls, attribute in PLACES[patch_name]:
+        owner = getattr(importlib.import_module(module), cls)
+        found.append(inspect.getattr_static(owner, attribute, None))
+    return found
+
+
+def same(left, right):
+    return len(left) == len(right) and all(one is other for one, other in zip(left, right))
+
+
+def displaced():
+    """(replacement, raw object that it displaced) of everything that is installed."""
+    return list(install_module._INSTALLED[0]._done)
+
+
+def owners():
+    """Every module and class of peft, and what a torch patch may touch."""
+    import torch.fx._symbolic_trace
+    import torch.jit._recursive
+    import torch.utils.hooks
+
+    found = [torch.nn.Module, torch.utils.hooks.RemovableHandle]
+    found += [torch.fx._symbolic_trace, torch.jit._recursive]
+    for name, module in sorted(sys.modules.items()):
+        if name.split(".")[0] == "peft" and module is not None:
+            found.append(module)
+            found += [cls for cls in vars(module).values() if inspect.isclass(cls)]
+    return {id(owner): owner for owner in found if getattr(owner, "__module__", "peft") != "builtins"}
+
+
+def everything():
+    """{(owner, attribute): raw object}, less torch's own counter of handles and python's of warnings."""
+    return {
+        (getattr(owner, "__module__", ""), owner.__name__, key, name): value
+        for key, owner in owners().items()
+        for name, value in list(vars(owner).items())
+        if name not in ("next_id", "__warningregistry__")
+    }
+
+
+def differences(before, after):
+    absent = object()
+    return sorted(
+        key[:2] + key[3:]
+        for key in set(before) | set(after)
+        if before.get(key, absent) is not after.get(key, absent)
+    )
+
+
+def toy(name, replacements=list, is_broken=lambda: True, distribution="torch"):
+    return Patch(name, "a toy", "owner/repo#1", distribution, ">=0", ("S6",), is_broken, replacements)
+
+
+@pytest.fixture
+def only(monkeypatch):
+    """Put toy patches in the catalogue's place."""
+
+    def put(*patches):
+        monkeypatch.setattr(install_module, "catalogue", lambda: patches)
+
+    return put
+
+
+class Target:
+    value = "upstream"
+
+
+def ours(value):
+    return lambda: [Replacement(Target, "value", value)]
+
+
+def test_importing_the_shim_imports_neither_torch_nor_peft_nor_transformers():
+    code = "import sys, shim, shim.__main__; print(*sys.modules)"
+    run = subprocess.run(
+        [sys.executable, "-c", code], cwd=str(ROOT), capture_output=True, text=True, check=True
+    )
+    assert "shim.patches" in run.stdout.split()
+    assert not {"torch", "peft", "transformers", "numpy"} & set(run.stdout.split())
+
+
+def test_installing_everything_disabled_imports_no_torch_either():
+    code = "import sys, shim; s = shim.install(); print(any(p.applied for p in s), *sys.modules)"
+    run = subprocess.run(
+        [sys.executable, "-c", code], cwd=str(ROOT), capture_output=True, text=True, check=True,
+        env={**os.environ, "SHIM_DISABLE": "1"},
+    )  # fmt: skip
+    applied, *modules = run.stdout.split()
+    assert applied == "False"
+    assert not {"torch", "peft"} & set(modules)
+
+
+def test_installing_twice_is_installing_once():
+    first = shim.install()
+    values = {name: place(name) for name in NAMES}
+    number = len(displaced())
+    assert shim.install() is first
+    assert shim.status() is first
+    assert len(displaced()) == number
+    assert all(same(place(name), values[name]) for name in NAMES)
+
+
+def test_uninstalling_restores_the_very_objects():
+    shim.status()  # imports what the probes need
+    before = everything()
+    shim.install()
+    expected = {
+        (replacement.owner, replacement.attribute): raw
+        for replacement, raw in displaced()
+        if raw is not install_module.Applied.__init__.__globals__["_ABSENT"]
+    }
+    done = [replacement for replacement, _ in displaced()]
+    assert done
+    shim.uninstall()
+    for (owner, attribute), raw in expected.items():
+        assert vars(owner)[attribute] is raw, f"{owner}.{attribute}"
+    for replacement in done:
+        if (replacement.owner, replacement.attribute) not in expected:
+            assert replacement.attribute not in vars(replacement.owner)
+    assert differences(before, everything()) == []
+
+
+def test_installing_changes_what_the_patches_say_and_nothing_else():
+    shim.status()
+    before = everything()
+    shim.install()
+    wanted = {
+        (getattr(r.owner, "__module__", ""), r.owner.__name__, r.attribute): r.value for r, _ in displaced()
+    }
+    assert set(differences(before, everything())) == set(wanted)
+
+
+def test_a_second_round_installs_over_upstreams_objects_again():
+    shim.status()
+    before = everything()
+    for _ in range(2):
+        shim.install()
+        shim.uninstall()
+    assert differences(before, everything()) == []
+
+
+def test_uninstalling_what_is_not_installed_does_nothing():
+    shim.status()
+    before = everything()
+    shim.uninstall()
+    shim.uninstall()
+    assert differences(before, everything()) == []
+
+
+def test_threads_that_install_at_once_install_once():
+    shim.status()
+    before = everything()
+    barrier = threading.Barrier(8)
+    found = []
+
+    def install():
+        barrier.wait(timeout=30)
+        found.append(shim.install())
+
+    threads = [threading.Thread(target=install) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=120)
+    assert len(found) == 8
+    assert all(statuses is found[0] for statuses in found)
+    originals = [(r.value, raw) for r, raw in displaced() if hasattr(r.value, "__wrapped__")]
+    assert originals
+    assert all(value.__wrapped__ is raw or raw not in vars(raw) for value, raw in originals if callable(raw))
+    shim.uninstall()
+    assert differences(before, everything()) == []
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_upstream_stays_where_a_patch_is_not_needed_and_only_there(name):
+    before = place(name)
+    status = {s.patch.name: s for s in shim.install()}[name]
+    if status.needed:
+        assert status.applied
+        assert not any(one is other for one, other in zip(before, place(name)) if one is not None)
+    else:
+        assert not status.applied
+        assert same(before, place(name))
+
+
+@pytest.mark.parametrize("statuses", [shim.status, shim.install])
+def test_every_probe_agrees_with_the_measured_versions(statuses):
+    found = statuses()
+    assert [s.patch.name for s in found] == NAMES
+    assert [s.patch.name for s in found if not s.agree] == []
+
+
+def test_a_status_says_what_is_needed_and_what_is_applied():
+    before = shim.status()
+    after = shim.install()
+    assert [s.needed for s in before] == [s.needed for s in after]
+    assert not any(s.applied for s in before)
+    assert [s.applied for s in after] == [bool(s.needed) for s in after]
+    assert {s.reason for s in after} <= {"the defect is here", "upstream is right here"}
+
+
+@pytest.mark.parametrize("value", ["1", " 1 ", "1,saved_modules_delete"])
+def test_shim_disable_1_installs_nothing(monkeypatch, value):
+    shim.status()
+    before = everything()
+    monkeypatch.setenv("SHIM_DISABLE", value)
+    statuses = shim.install()
+    assert [(s.needed, s.applied, s.reason) for s in statuses] == [
+        (None, False, "left out by SHIM_DISABLE")
+    ] * len(NAMES)
+    assert differences(before, everything()) == []
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_shim_disable_leaves_out_the_named_patch_and_no_other(monkeypatch, name):
+    shim.status()
+    before = place(name)
+    monkeypatch.setenv("SHIM_DISABLE", f"{name}, no_such_patch")
+    statuses = {s.patch.name: s for s in shim.install()}
+    assert (statuses[name].needed, statuses[name].applied) == (None, False)
+    assert same(before, place(name))
+    assert all(s.applied is s.needed is s.expected for n, s in statuses.items() if n != name)
+
+
+@pytest.mark.parametrize("value", ["", " ", ","])
+def test_an_empty_shim_disable_leaves_nothing_out(monkeypatch, value):
+    monkeypatch.setenv("SHIM_DISABLE", value)
+    assert all(s.needed is not None for s in shim.install())
+
+
+def test_a_patch_whose_replacements_fail_leaves_nothing_applied(only):
+    def fails():
+        raise RuntimeError("upstream moved")
+
+    only(toy("first", ours("ours")), toy("second", fails))
+    with pytest.raises(RuntimeError, match="upstream moved"):
+        shim.install()
+    assert Target.value == "upstream"
+    only(toy("first", ours("ours")))
+    assert [s.applied for s in shim.install()] == [True]
+    assert Target.value == "ours"
+
+
+def test_a_patch_that_an_owner_refuses_leaves_nothing_applied(only):
+    only(toy("first", ours("ours")), toy("second", lambda: [Replacement(int, "bit_length", None)]))
+    with pytest.raises(shim.PatchError, match="nothing was changed"):
+        shim.install()
+    assert Target.value == "upstream"
+    assert install_module._INSTALLED is None
+
+
+def test_a_probe_that_fails_leaves_nothing_applied(only):
+    def fails():
+        raise LookupError("the toy does not run")
+
+    only(toy("first", ours("ours")), toy("second", is_broken=fails))
+    with pytest.raises(LookupError, match="the toy does not run"):
+        shim.install()
+    assert Target.value == "upstream"
+
+
+def test_a_patch_is_asked_for_replacements_after_those_before_it_are_in_place(only):
+    seen = []
+
+    def second():
+        seen.append(Target.value)
+        return []
+
+    only(toy("first", ours("ours")), toy("second", second))
+    shim.install()
+    assert seen == ["ours"]
+
+
+def test_a_patch_that_is_not_needed_is_not_asked_for_replacements(only):
+    def fails():
+        raise AssertionError("asked")
+
+    only(toy("unneeded", fails, is_broken=lambda: False))
+    assert [(s.needed, s.applied, s.agree) for s in shim.install()] == [(False, False, False)]
+
+
+def test_a_patch_for_a_missing_distribution_is_neither_probed_nor_applied(only):
+    def fails():
+        raise AssertionError("probed")
+
+    only(toy("missing", fails, is_broken=fails, distribution="no-such-distribution"))
+    (status,) = shim.install()
+    assert (status.needed, status.applied, status.expected) == (None, False, False)
+    assert status.reason == "no-such-distribution is not installed"
+
+
+def test_uninstalling_refuses_over_somebody_elses_patch_and_stays_installed(only):
+    only(toy("first", ours("ours")))
+    statuses = shim.install()
+    Target.value = "theirs"
+    try:
+        with pytest.raises(shim.PatchError, match=r"Target\.value is 'theirs'"):
+            shim.uninstall()
+        assert shim.status() is statuses
+        assert Target.value == "theirs"
+    finally:
+        Target.value = "ours"
+    shim.uninstall()
+    assert Target.value == "upstream"
+
+
+def test_probes_leave_random_generators_and_upstream_as_they_were():
+    import random
+
+    import torch
+
+    shim.status()
+    torch.manual_seed(3)
+    before, rng, python = everything(), torch.get_rng_state(), random.getstate()
+    shim.status()
+    assert torch.equal(torch.get_rng_state(), rng)
+    assert random.getstate() == python
+    assert torch.is_grad_enabled()
+    assert differences(before, everything()) == []
+
+
+def test_installing_leaves_the_random_generator_as_it_was():
+    import torch
+
+    torch.manual_seed(4)
+    rng = torch.get_rng_state()
+    shim.install()
+    assert torch.equal(torch.get_rng_state(), rng)
+
+
+def functions():
+    """(replacement, displaced function or None) of every function that is in place."""
+    found = [(r, raw if inspect.isfunction(raw) else None) for r, raw in displaced()]
+    return [(r, raw) for r, raw in found if inspect.isfunction(r.value)]
+
+
+def test_patched_methods_keep_their_names():
+    shim.install()
+    assert functions()
+    for replacement, raw in functions():
+        for attribute in ("__name__", "__qualname__", "__module__"):
+            wanted = getattr(raw, attribute, None) or new_name(replacement, attribute)
+            assert getattr(replacement.value, attribute) == wanted, (replacement, attribute)
+
+
+def new_name(replacement, attribute):
+    """What a function that upstream lacks should be called."""
+    name = replacement.attribute
+    owner = replacement.owner
+    return {
+        "__name__": name,
+        "__qualname__": f"{owner.__qualname__}.{name}",
+        "__module__": owner.__module__,
+    }[attribute]
+
+
+def test_patched_methods_keep_their_parameters():
+    """Every parameter of upstream's stays, in order; what is added is by keyword and has a default."""
+    shim.install()
+    for replacement, raw in functions():
+        if raw is None:
+            continue
+        patched = list(inspect.signature(replacement.value).parameters.values())
+        upstream = list(inspect.signature(raw).parameters.values())
+        assert [shape(p) for p in patched[: len(upstream)]] == [shape(p) for p in upstream], replacement
+        for added in patched[len(upstream) :]:
+            assert added.kind is added.KEYWORD_ONLY
+            assert added.default is not added.empty
+
+
+def shape(parameter):
+    variadic = parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+    return (None if variadic else parameter.name, parameter.kind, parameter.default)
+
+
+def test_patched_methods_pickle_by_name():
+    shim.install()
+    for replacement, _ in functions():
+        assert pickle.loads(pickle.dumps(replacement.value)) is replacement.value, replacement
+
+
+def test_patched_properties_keep_their_documentation_and_setters():
+    shim.install()
+    properties = [(r.value, raw) for r, raw in displaced() if isinstance(raw, property)]
+    assert properties
+    for value, raw in properties:
+        assert (value.__doc__, value.fset, value.fdel) == (raw.__doc__, raw.fset, raw.fdel)
