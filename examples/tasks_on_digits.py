@@ -156,9 +156,9 @@ def adapter_config() -> LoraConfig:
     )
 
 
-def add_adapters(model: MobileViTForImageClassification, images: Images, steps: int) -> PeftModel:
-    """Return `model` with a trained adapter for each task."""
-    model = get_peft_model(model, adapter_config(), adapter_name=TASKS[0].name)
+def add_adapters(backbone: MobileViTForImageClassification, images: Images, steps: int) -> PeftModel:
+    """Return `backbone` with a trained adapter for each task."""
+    model = get_peft_model(backbone, adapter_config(), adapter_name=TASKS[0].name)
     for task in TASKS[1:]:
         model.add_adapter(task.name, adapter_config())
     # Evaluation mode, even to train: BatchNorm's running averages belong to the base model, which all
@@ -255,7 +255,7 @@ def chance(task: Task, images: Images) -> float:
 
 def show(result: Result) -> None:
     """Print the result as a table."""
-    table = Table(title="Three tasks on handwritten digits: accuracy on the test images")
+    table = Table(title="Handwritten digits: accuracy on the test images")
     for column in ("task", "chance", "one adapter at a time", "mixed batches"):
         table.add_column(column, justify="left" if column == "task" else "right")
     for name, by_chance in result.chance.items():

@@ -138,7 +138,7 @@ def test_a_refused_attribute_takes_the_earlier_ones_back():
     target, refusing = owner(), refusing_owner()
     before = raw(target)
     applied = Applied()
-    with pytest.raises(shim.PatchError, match="refused is read-only here.*nothing was changed"):
+    with pytest.raises(shim.PatchError, match=r"refused is read-only here.*nothing was changed"):
         applied.add([*replacements(target), Replacement(refusing, "refused", 2), *replacements(target)])
     assert raw(target) == before
     assert "refused" not in vars(refusing)
