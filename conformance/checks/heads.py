@@ -53,6 +53,7 @@ def adapters_stay_right_after_loading_and_deleting(case: Case) -> Evidence:
     error = raised_by(lambda: case.peft_model.delete_adapter(deleted))
     if error is not None:
         raise Mismatch(f"delete_adapter({deleted!r}) raised {type(error).__name__}: {error}")
+    evidence += _expect_whole_batch(case, _active(case), f"after {deleted!r}, the active one, was deleted")
     for name in left:
         case.peft_model.set_adapter(name)
         evidence += _expect_whole_batch(case, name, f"after {deleted!r} was deleted")
@@ -69,3 +70,9 @@ def _expect_whole_batch(case: Case, name: str, when: str) -> Evidence:
         if error > case.tier.tolerance:
             raise Mismatch(f"output {path!r} under {name!r} differs by {error:.1e} {when}")
     return Evidence(worst)
+
+
+def _active(case: Case) -> str:
+    """Return the name that the model says is active, by any version's way of saying it."""
+    active = case.peft_model.active_adapter
+    return active if isinstance(active, str) else active[0]

@@ -45,6 +45,8 @@ BROKEN = {
     # saved modules: refused unless a Linear; KeyError where an adapter saves none
     "each_row_uses_its_own_saved_module": ROWS - {"integers"},
     "rows_without_a_saved_module_use_the_base_one": ROWS,
+    # deleting the active adapter leaves a mixture of the others, or a name that is gone (not in VERSIONS: found here)
+    "adapters_stay_right_after_loading_and_deleting": ROWS - {"integers"},
     # beams that are not given by keyword (none of these models is Whisper, whose generate repeats rows itself)
     "beams_by_generation_config_are_the_rows_own": {"llama", "t5"},
     "beams_of_the_models_own_config_are_the_rows_own": {"llama", "t5"},

@@ -7,13 +7,14 @@ import pickle
 import pkgutil
 import re
 
+import peft
 import pytest
 
 import shim
 import shim.patches
 from shim.patch import Applied, Patch
 from shim.patches import catalogue
-from shim.versions import in_range, installed
+from shim.versions import installed
 
 PATCHES = pytest.mark.parametrize("patch", catalogue(), ids=lambda patch: patch.name)
 DISTRIBUTIONS = {"torch", "peft", "transformers"}
@@ -95,31 +96,31 @@ def test_the_probe_finds_the_defect_where_it_was_measured(patch):
 @PATCHES
 def test_the_probe_finds_nothing_once_the_patches_are_in_place(patch, installed_shim):
     if patch.name == "saved_modules_switch" and patch.expected:
-        # huggingface/peft#2220, 0.15.0: below, loading `two` also copies what only `one` saves, and the probe's
-        # toy gives that copy a weight of its own.
+        # huggingface/peft#2220, 0.15.0: below, loading `two` also copies what only `one` saves, and the
+        # probe's toy gives that copy a weight of its own.
         pytest.skip("the toy's needless copies are not the shim's to mend")
     assert patch.is_broken() is False
 
 
-# The name, signature and pickle of what takes upstream's place. Only patches that are needed here have a place.
+# Only patches that are needed here have a place that they take.
 NEEDED = [patch for patch in catalogue() if patch.expected]
 
 
-def needed_except(lost, reason):
-    """The needed patches; those in `lost` are known to fail below the peft that `lost` names."""
+def needed(known_to_fail=None):
+    """The needed patches, with strict expected failures: {name of the patch: reason}."""
+    reasons = known_to_fail or {}
+    marks = {name: pytest.mark.xfail(reason=reason, strict=True) for name, reason in reasons.items()}
     return pytest.mark.parametrize(
-        "patch",
-        [
-            pytest.param(
-                patch,
-                id=patch.name,
-                marks=pytest.mark.xfail(reason=reason, strict=True)
-                if patch.name in lost and in_range("peft", lost[patch.name])
-                else (),
-            )
-            for patch in NEEDED
-        ],
+        "patch", [pytest.param(patch, id=patch.name, marks=marks.get(patch.name, ())) for patch in NEEDED]
     )
+
+
+# Where upstream has no such method of its own, what the shim puts there keeps its own name.
+NEW = {
+    patch: f"PeftModel.{method} is the shim's own function, under its name there"
+    for patch, method in [("saved_modules_delete", "delete_adapter"), ("adapter_names_per_call", "generate")]
+    if method not in vars(peft.PeftModel)
+}
 
 
 @pytest.fixture
@@ -132,10 +133,7 @@ def functions(patch):
     applied.restore()
 
 
-@needed_except(
-    {"saved_modules_switch": "<0.15", "saved_modules_delete": "<0.11", "adapter_names_per_call": "<0.10"},
-    "functions written in the shim keep its names and not upstream's",
-)
+@needed({"saved_modules_switch": "three functions keep the names that they have in the shim", **NEW})
 def test_patched_methods_keep_their_names(functions):
     assert functions
     for replacement, raw in functions:
@@ -153,7 +151,7 @@ def names_of_new(replacement):
     return name, f"{owner.__qualname__}.{name}", owner.__module__
 
 
-@needed_except({}, "")
+@needed()
 def test_patched_methods_keep_their_parameters(functions):
     """Every parameter of upstream's stays, in order; what is added is by keyword and has a default."""
     for replacement, raw in functions:
@@ -171,10 +169,7 @@ def shape(parameter):
     return (None if variadic else parameter.name, parameter.kind, parameter.default)
 
 
-@needed_except(
-    {"saved_modules_delete": "<0.11", "adapter_names_per_call": "<0.10"},
-    "a function put where upstream has none is not found by its name",
-)
+@needed(NEW)
 def test_patched_methods_pickle_by_name(functions):
     for replacement, _ in functions:
         assert pickle.loads(pickle.dumps(replacement.value)) is replacement.value
