@@ -61,14 +61,23 @@ def _table(report: Report, content: Grid, left: int) -> List[str]:
 def _legend(top: int) -> List[str]:
     parts, left = [], 12
     for outcome, mark in MARKS.items():
-        parts.append(f'<rect x="{left}" y="{top - 11}" width="14" height="14" rx="3" fill="{_FILL[outcome]}"/>')
+        parts.append(
+            f'<rect x="{left}" y="{top - 11}" width="14" height="14" rx="3" fill="{_FILL[outcome]}"/>'
+        )
         parts.append(_text(left + 20, top, mark.meaning, fill="#57606a"))
         left += 44 + 8 * len(mark.meaning)
     return parts
 
 
 def _text(
-    x: float, y: float, text: str, *, fill: str = "#24292f", anchor: str = "start", weight: str = "", size: int = 12
+    x: float,
+    y: float,
+    text: str,
+    *,
+    fill: str = "#24292f",
+    anchor: str = "start",
+    weight: str = "",
+    size: int = 12,
 ) -> str:
     bold = f' font-weight="{weight}"' if weight else ""
     return f'<text x="{x}" y="{y}" fill="{fill}" text-anchor="{anchor}" font-size="{size}"{bold}>{escape(text)}</text>'

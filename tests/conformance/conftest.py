@@ -83,15 +83,17 @@ module("conformance.shim_switch", shim_installed=shim_installed)
 
 
 class Sandbox:
-    """Runs commands in `folder`, with the project on the path as it is in a checkout: not installed."""
+    """Runs commands in `folder`, with the project on the path as it is in a checkout: as if not installed."""
 
     def __init__(self, folder):
         self.folder = folder
         (folder / "sitecustomize.py").write_text(STAND_INS)
         self.shim_log = folder / "shim.log"
+        self.installed = False
 
     def install(self):
         """Make the project look installed, entry points included."""
+        self.installed = True
         info = self.folder / "mixed_adapter_batches-0.1.0.dist-info"
         info.mkdir()
         (info / "METADATA").write_text("Metadata-Version: 2.1\nName: mixed-adapter-batches\nVersion: 0.1.0\n")
@@ -113,7 +115,9 @@ class Sandbox:
         )
 
     def pytest(self, *arguments):
-        return self.python("-m", "pytest", "-p", "no:cacheprovider", *arguments)
+        # Where the project really is installed its entry point must not stand in for the plugin under test.
+        blocked = () if self.installed else ("-p", "no:conformance")
+        return self.python("-m", "pytest", "-p", "no:cacheprovider", *blocked, *arguments)
 
     def conformance(self, *arguments):
         return self.python("-m", "conformance", *arguments)

@@ -51,7 +51,7 @@ def test_exports_are_the_objects_themselves(first):
         f"from conformance import {first}\n"
         "import conformance\n"
         "assert set(conformance.__all__) <= set(dir(conformance))\n"
-        "assert callable(conformance.examination) and callable(conformance.reproduce)\n"
+        "assert callable(conformance.examine) and callable(conformance.reproduce)\n"
         "assert conformance.MODELS and conformance.CHECKS\n"
         "assert conformance.Outcome.PASS == 'pass' and conformance.Settings() and conformance.Verdict\n"
     )

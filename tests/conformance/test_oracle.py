@@ -87,7 +87,9 @@ def test_outputs_that_mix_samples_are_known():
 
 
 def test_a_batch_of_one_is_its_own_row():
-    built = Case(toy(lambda linear, x: linear(x)), dataclasses.replace(SCENARIO, rows=("ann",), length=3), "cpu")
+    built = Case(
+        toy(lambda linear, x: linear(x)), dataclasses.replace(SCENARIO, rows=("ann",), length=3), "cpu"
+    )
     built.scenario = dataclasses.replace(built.scenario, adapters=(Adapter("ann", targets=("linear",)),))
     built.oracle._scenario = built.scenario
     assert built.oracle.expected("ann", 0)["output"].shape == (1, 3, 4)
@@ -108,7 +110,13 @@ def test_places_give_blocks_and_tiles():
 
 @pytest.mark.parametrize(
     ("whole", "single", "dim"),
-    [((3, 4), (1, 4), 0), ((4, 3), (4, 1), 1), ((6, 4), (2, 4), 0), ((3, 3), (1, 1), None), ((4,), (4,), None)],
+    [
+        ((3, 4), (1, 4), 0),
+        ((4, 3), (4, 1), 1),
+        ((6, 4), (2, 4), 0),
+        ((3, 3), (1, 1), None),
+        ((4,), (4,), None),
+    ],
 )
 def test_the_row_dimension_is_the_one_that_shrinks(whole, single, dim):
     assert row_dim(torch.zeros(whole), torch.zeros(single), 3) == dim

@@ -10,7 +10,10 @@ from conformance.verdict import Outcome, Verdict
 
 def report(with_shim, *outcomes):
     verdicts = [Verdict(f"model-{i}", "check", ("R1",), outcome) for i, outcome in enumerate(outcomes)]
-    header = {"environment": {"python": "3.11", "packages": {"peft": "0.21.2"}}, "settings": {"with_shim": with_shim}}
+    header = {
+        "environment": {"python": "3.11", "packages": {"peft": "0.21.2"}},
+        "settings": {"with_shim": with_shim},
+    }
     return Report(header, tuple(verdicts), {"seconds": 1.0})
 
 
@@ -25,7 +28,9 @@ def test_the_picture_is_well_formed_and_has_every_table():
 
 @pytest.mark.parametrize("outcome", Outcome)
 def test_every_outcome_has_its_own_look(outcome):
-    marks = [element.text for element in ElementTree.fromstring(picture.render([report(True, outcome)])).iter()]
+    marks = [
+        element.text for element in ElementTree.fromstring(picture.render([report(True, outcome)])).iter()
+    ]
     assert MARKS[outcome].symbol in marks
 
 
