@@ -101,12 +101,8 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     runs = commands.add_parser("run", help="run the checks and show the table")
     runs.add_argument("--models", default=ALL, metavar="NAMES", help="comma list, or all (default)")
-    runs.add_argument(
-        "--checks", default=ALL, metavar="NAMES", help="comma list of checks or clauses, such as R1,S1"
-    )
-    runs.add_argument(
-        "--device", default=Settings.device, help="cpu, cuda, cuda:1, ... (default: %(default)s)"
-    )
+    runs.add_argument("--checks", default=ALL, metavar="NAMES", help="comma list of checks or clauses, such as R1,S1")
+    runs.add_argument("--device", default=Settings.device, help="cpu, cuda, cuda:1, ... (default: %(default)s)")
     runs.add_argument("--without-shim", action="store_true", help="judge upstream as it is")
     runs.add_argument(
         "--examples",

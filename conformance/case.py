@@ -86,10 +86,7 @@ def reordered(inputs: Mapping[str, Any], order: Sequence[int]) -> Dict[str, Any]
     """Return inputs with the samples in another order, or repeated."""
     import torch
 
-    return {
-        name: value.index_select(0, torch.tensor(order, device=value.device))
-        for name, value in inputs.items()
-    }
+    return {name: value.index_select(0, torch.tensor(order, device=value.device)) for name, value in inputs.items()}
 
 
 def raised_by(function: Callable[[], Any]) -> Optional[BaseException]:

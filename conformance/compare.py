@@ -89,9 +89,7 @@ def compare_row(
     worst = 0.0
     for path, want in expected.items():
         if path not in observed:
-            raise Mismatch(
-                f"output {path!r} is missing, but should be there as in the adapter's own run [{where}]"
-            )
+            raise Mismatch(f"output {path!r} is missing, but should be there as in the adapter's own run [{where}]")
         error = relative_error(observed[path], want)
         worst = max(worst, error)
         if error > tier.tolerance:

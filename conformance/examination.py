@@ -62,9 +62,7 @@ def examine(model: Model, check: Check, settings: Settings = Settings()) -> Verd
     )
 
 
-def reproduce(
-    model: str, check: str, scenario: Scenario, *, with_shim: bool = True, device: str = "auto"
-) -> Evidence:
+def reproduce(model: str, check: str, scenario: Scenario, *, with_shim: bool = True, device: str = "auto") -> Evidence:
     """Run one check on one scenario in the open: whatever goes wrong is raised here.
 
     This is what a failed check's reproduction calls.

@@ -46,9 +46,7 @@ def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the suite's options; every one begins with `--conformance-`."""
-    group = parser.getgroup(
-        "conformance", "conformance of mixed-adapter batches (pytest --pyargs conformance)"
-    )
+    group = parser.getgroup("conformance", "conformance of mixed-adapter batches (pytest --pyargs conformance)")
     group.addoption(
         "--conformance-device",
         default=Settings.device,
@@ -62,9 +60,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="NAMES",
         help="comma list of checks or clauses, such as R1,S1",
     )
-    group.addoption(
-        "--conformance-shim", choices=("on", "off"), default="on", help="off: judge upstream as it is"
-    )
+    group.addoption("--conformance-shim", choices=("on", "off"), default="on", help="off: judge upstream as it is")
     group.addoption(
         "--conformance-examples",
         type=int,
@@ -182,9 +178,7 @@ class Recorder:
         color = self._config.get_terminal_writer().hasmarkup
         terminalreporter.section("conformance")
         # The reproductions were printed with pytest's failures already.
-        terminalreporter.write(
-            render(report, color=color, unicode=speaks_unicode(sys.stdout), reproductions=False)
-        )
+        terminalreporter.write(render(report, color=color, unicode=speaks_unicode(sys.stdout), reproductions=False))
 
     def _plan(self, ids: Any) -> None:
         ours = {nodeid for nodeid in ids if _is_ours(nodeid)}

@@ -67,8 +67,7 @@ def scenarios(model: Model, draws: Draws) -> Any:
     def scenario(draw: Any) -> Scenario:
         count = draw(st.integers(*draws.adapters), label="number of adapters")
         adapters = tuple(
-            draw(_adapters(model, draws, index, count), label=f"adapter {NAMES[index]}")
-            for index in range(count)
+            draw(_adapters(model, draws, index, count), label=f"adapter {NAMES[index]}") for index in range(count)
         )
         names = [adapter.name for adapter in adapters]
         rows = draw(_rows(draws, names), label="rows")
@@ -117,9 +116,7 @@ def _saved(model: Model, draws: Draws, index: int, count: int) -> Any:
     from hypothesis import strategies as st
 
     if draws.saved == "differ":
-        return (
-            st.just(model.saved if index == 0 else ()) if index in (0, count - 1) else _subsets(model.saved)
-        )
+        return st.just(model.saved if index == 0 else ()) if index in (0, count - 1) else _subsets(model.saved)
     if draws.saved == "any":
         return _subsets(model.saved)
     return st.just(model.saved if draws.saved == "all" else ())

@@ -38,10 +38,7 @@ def chosen_checks(wanted: str = ALL) -> List[Check]:
 def chosen_pairs(models: str = ALL, checks: str = ALL) -> List[Tuple[Model, Check]]:
     """Return each (model, check) that was chosen and applies, sorted, so that all workers see one order."""
     return [
-        (model, check)
-        for model in chosen_models(models)
-        for check in chosen_checks(checks)
-        if check.applies_to(model)
+        (model, check) for model in chosen_models(models) for check in chosen_checks(checks) if check.applies_to(model)
     ]
 
 

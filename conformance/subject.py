@@ -50,9 +50,7 @@ def with_adapters(model: Model, adapters: Sequence[Adapter], seed: int, device: 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         first, *rest = adapters
-        wrapped = peft.get_peft_model(
-            base_model(model, device), lora_config(model, first), adapter_name=first.name
-        )
+        wrapped = peft.get_peft_model(base_model(model, device), lora_config(model, first), adapter_name=first.name)
         for adapter in rest:
             wrapped.add_adapter(adapter.name, lora_config(model, adapter))
         wrapped = wrapped.double().eval()

@@ -228,9 +228,7 @@ def sequential_embeddings(model: PeftModel, reviews: Reviews) -> dict[str, torch
 def mixed_embeddings(model: PeftModel, reviews: Reviews) -> dict[str, torch.Tensor]:
     """Return the same from one mixed batch, in which each review stands once for each name, side by side."""
     names = (*VIEWS, BASE)
-    tokens = BatchEncoding(
-        {k: tensor.repeat_interleave(len(names), 0) for k, tensor in reviews.tokens.items()}
-    )
+    tokens = BatchEncoding({k: tensor.repeat_interleave(len(names), 0) for k, tensor in reviews.tokens.items()})
     count = len(reviews.tokens["input_ids"])
     embeddings = embed(model, tokens, adapter_names=list(names) * count)
     return {name: embeddings[i :: len(names)] for i, name in enumerate(names)}

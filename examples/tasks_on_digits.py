@@ -102,9 +102,7 @@ def main(backbone_steps: int = 250, adapter_steps: int = 200) -> Result:
         chance={task.name: chance(task, test) for task in TASKS},
         sequential={task.name: accuracy(task, alone[task.name], test) for task in TASKS},
         mixed={task.name: accuracy(task, mixed[task.name], test) for task in TASKS},
-        one_task_an_image=compare(
-            one_names, one, torch.stack([alone[n][i] for i, n in enumerate(one_names)])
-        ),
+        one_task_an_image=compare(one_names, one, torch.stack([alone[n][i] for i, n in enumerate(one_names)])),
         every_task_an_image=compare(every_names, every, torch.stack(list(alone.values()), 1).flatten(0, 1)),
         without_shim=without_shim,
         seconds=time.perf_counter() - start,
@@ -204,9 +202,7 @@ def sequential_logits(model: PeftModel, images: Images) -> dict[str, torch.Tenso
     logits = {}
     for task in TASKS:
         model.set_adapter(task.name)
-        logits[task.name] = torch.cat(
-            [model(pixel_values=part).logits for part in images.pixels.split(BATCH)]
-        )
+        logits[task.name] = torch.cat([model(pixel_values=part).logits for part in images.pixels.split(BATCH)])
     return logits
 
 
@@ -235,8 +231,7 @@ def ask_every_task_an_image(model: PeftModel, images: Images) -> tuple[list[str]
 def compare(names: list[str], mixed: torch.Tensor, sequential: torch.Tensor) -> Comparison:
     """Hold mixed logits against those of each row's adapter alone."""
     same = all(
-        a[: ANSWERS[name]].argmax() == b[: ANSWERS[name]].argmax()
-        for name, a, b in zip(names, mixed, sequential)
+        a[: ANSWERS[name]].argmax() == b[: ANSWERS[name]].argmax() for name, a, b in zip(names, mixed, sequential)
     )
     error = (mixed - sequential).abs().max() / sequential.abs().max()
     return Comparison(len(names), same, error.item())

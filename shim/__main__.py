@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import runpy
 import sys
 from typing import List, Optional, Sequence
@@ -64,16 +65,9 @@ def _run(arguments: List[str]) -> int:
     if as_module:
         runpy.run_module(rest[0], run_name="__main__", alter_sys=True)
     else:
-        sys.path[0] = _folder_of(rest[0])
+        sys.path[0] = os.path.dirname(os.path.abspath(rest[0]))
         runpy.run_path(rest[0], run_name="__main__")
     return 0
-
-
-def _folder_of(script: str) -> str:
-    """Return what `python SCRIPT` puts first on sys.path."""
-    import os
-
-    return os.path.dirname(os.path.abspath(script))
 
 
 if __name__ == "__main__":

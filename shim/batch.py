@@ -63,8 +63,8 @@ def adapter_layers(model: Any) -> List[Tuple[str, Any]]:
     return [(name, module) for name, module in model.named_modules() if isinstance(module, kinds)]
 
 
-def layer_kinds() -> Tuple[type, ...]:
-    """Return the classes of PEFT that choose an adapter when they run."""
+def layer_kinds() -> Tuple[Any, Any]:
+    """Return the classes of PEFT that choose an adapter when they run: tuner layers, saved-module wrappers."""
     from peft.tuners.tuners_utils import BaseTunerLayer
     from peft.utils import other
 
@@ -154,9 +154,7 @@ def _unsupported(config: Any) -> Optional[str]:
     if config.is_prompt_learning:
         return f"is a prompt-learning method ({method}), which chooses at the model, not in a layer"
     if method not in CHOSEN_IN_LAYERS:
-        return (
-            f"is of the method {method}, which has not been shown to choose its adapter in its layers alone"
-        )
+        return f"is of the method {method}, which has not been shown to choose its adapter in its layers alone"
     return None
 
 

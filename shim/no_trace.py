@@ -57,8 +57,9 @@ def _attributes_that_generate_writes(model: Any) -> List[Tuple[Any, str, Any]]:
 
 
 def _generator_states() -> List[Any]:
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() and torch.cuda.is_initialized() else []
-    return [torch.get_rng_state(), *cuda]
+    cuda: Any = torch.cuda
+    used = cuda.is_available() and cuda.is_initialized()
+    return [torch.get_rng_state(), *(cuda.get_rng_state_all() if used else ())]
 
 
 def _restore_generators(states: List[Any]) -> None:

@@ -25,6 +25,18 @@ class Replacement:
     attribute: str
     value: Any
 
+    @classmethod
+    def by(cls, owner: Any, attribute: str, function: Callable[..., Any]) -> Replacement:
+        """Return a replacement by `function`, renamed to what it displaces, so that pickle finds it there.
+
+        Not functools.wraps, whose `__wrapped__` would show the signature of the function that is displaced.
+        """
+        original = vars(owner).get(attribute)
+        function.__name__ = attribute
+        function.__qualname__ = getattr(original, "__qualname__", f"{owner.__name__}.{attribute}")
+        function.__module__ = getattr(original, "__module__", None) or owner.__module__
+        return cls(owner, attribute, function)
+
 
 @dataclass(frozen=True)
 class Patch:
@@ -50,9 +62,7 @@ class Patch:
         return in_range(self.distribution, self.affected)
 
     def __str__(self) -> str:
-        return (
-            f"{self.name} ({self.distribution} {installed(self.distribution)}, upstream: {self.breakpoint})"
-        )
+        return f"{self.name} ({self.distribution} {installed(self.distribution)}, upstream: {self.breakpoint})"
 
 
 class Applied:
@@ -76,6 +86,8 @@ class Applied:
                     self._done.append((replacement, raw))
             except BaseException as error:
                 self._take_back(before)
+                if not isinstance(error, Exception):
+                    raise
                 raise PatchError(f"could not set an attribute: {error!r}; nothing was changed") from error
 
     def restore(self) -> None:
@@ -86,7 +98,8 @@ class Applied:
                 the original back would silently undo theirs: undo the later patch first.
         """
         with _LOCK:
-            for replacement, _ in self._done:
+            newest = {(id(done.owner), done.attribute): done for done, _ in self._done}
+            for replacement in newest.values():
                 found = vars(replacement.owner).get(replacement.attribute, _ABSENT)
                 if found is not replacement.value:
                     place = f"{_name(replacement.owner)}.{replacement.attribute}"
@@ -106,4 +119,4 @@ class Applied:
 
 
 def _name(owner: Any) -> str:
-    return getattr(owner, "__qualname__", None) or getattr(owner, "__name__", repr(owner))
+    return str(getattr(owner, "__qualname__", None) or getattr(owner, "__name__", owner))

@@ -114,6 +114,13 @@ class ModelActiveAdapter:
         """Store the active adapter, as PEFT does."""
         vars(model)["active_adapter"] = value
 
+    def __delete__(self, model: Any) -> None:
+        """Forget the active adapter, as deleting a plain attribute does."""
+        try:
+            del vars(model)["active_adapter"]
+        except KeyError:
+            raise AttributeError("active_adapter") from None
+
 
 def _compiling_test() -> Callable[[], bool]:
     """Return what tells whether torch.compile is tracing; dynamo takes it for a constant."""

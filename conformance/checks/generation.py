@@ -66,9 +66,7 @@ def _expect_own_tokens(case: Case, settings: Dict[str, Any], per_row: int = 1) -
     names = list(case.rows)
     mixed = _tokens(case, case.peft_model, settings, names)
     if len(mixed) != per_row * len(names):
-        raise Mismatch(
-            f"generate returned {len(mixed)} sequences, but should {per_row} for each of {len(names)} rows"
-        )
+        raise Mismatch(f"generate returned {len(mixed)} sequences, but should {per_row} for each of {len(names)} rows")
     own = {name: _tokens(case, case.oracle.model_of(name), settings) for name in {*names, BASE}}
     tell = False
     for position, observed in enumerate(mixed):
@@ -84,9 +82,7 @@ def _expect_own_tokens(case: Case, settings: Dict[str, Any], per_row: int = 1) -
     return Evidence()
 
 
-def _tokens(
-    case: Case, model: Any, settings: Dict[str, Any], names: Optional[Sequence[str]] = None
-) -> List[List[int]]:
+def _tokens(case: Case, model: Any, settings: Dict[str, Any], names: Optional[Sequence[str]] = None) -> List[List[int]]:
     """Generate, and return each sequence without the padding that only the batch's longest row decides."""
     import torch
 

@@ -108,7 +108,7 @@ def _with_ia3_adapters(case: Case) -> Any:
 
 
 def _expect_own_rows(case: Case, mixed: Any, alone: Any, names: Sequence[str], name: str) -> float:
-    """Compare the rows of `name` with the same rows of the whole batch under it; return how near the other rows come."""
+    """Compare the rows of `name` with those of the whole batch under it; return how near the other rows come."""
     nearest = float("inf")
     for row in range(len(case.rows)):
         observed, want = case.oracle.rows_of(mixed, row), case.oracle.rows_of(alone, row)
@@ -116,9 +116,7 @@ def _expect_own_rows(case: Case, mixed: Any, alone: Any, names: Sequence[str], n
         if names[row] != name:
             nearest = min(nearest, gap)
         elif gap > FLOAT64.tolerance:
-            raise Mismatch(
-                f"row {row} under {name!r} (IA3) differs by {gap:.1e}: the names were ignored or mixed up"
-            )
+            raise Mismatch(f"row {row} under {name!r} (IA3) differs by {gap:.1e}: the names were ignored or mixed up")
     return nearest
 
 

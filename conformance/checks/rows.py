@@ -101,9 +101,7 @@ def outputs_that_mix_samples_are_refused_by_name(case: Case) -> Evidence:
     if error is None:
         return _whole_batch_outputs_agree(case)
     if not isinstance(error, refusals()) or not any(repr(path) in str(error) for path in mixing):
-        raise Mismatch(
-            f"raised {type(error).__name__}: {error}, but should refuse one of {sorted(mixing)} by name"
-        )
+        raise Mismatch(f"raised {type(error).__name__}: {error}, but should refuse one of {sorted(mixing)} by name")
     return Evidence()
 
 

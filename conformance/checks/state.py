@@ -33,9 +33,7 @@ def failure_leaves_no_trace(case: Case) -> Evidence:
                 error = _raised_with_failing_layer(case, layer, planted, last)
                 if error is None:
                     raise Mismatch(f"the call was answered though {type(layer).__name__} raised in it")
-                expect_unchanged(
-                    before, footprint(case.peft_model), f"a call in which {planted.__name__} was raised"
-                )
+                expect_unchanged(before, footprint(case.peft_model), f"a call in which {planted.__name__} was raised")
     _expect_same(before_output, tensors_of(case.plain()), "a plain call after a failed one")
     return Evidence()
 
@@ -62,9 +60,7 @@ def success_leaves_no_trace(case: Case) -> Evidence:
     case.mixed(names)
     expect_unchanged(before, footprint(case.peft_model), "a mixed call")
     if names != list(case.rows):
-        raise Mismatch(
-            f"the caller's list of names is {names} after the call, but should be {list(case.rows)}"
-        )
+        raise Mismatch(f"the caller's list of names is {names} after the call, but should be {list(case.rows)}")
     _expect_same(inputs, case.inputs, "the inputs of a mixed call")
     _expect_same(before_output, tensors_of(case.plain()), "a plain call after a mixed one")
     return Evidence()

@@ -30,9 +30,7 @@ MULTIMODAL: Tuple[Model, ...] = (
     Model(
         name="clip",
         architecture="CLIPModel",
-        build=random_model(
-            "CLIPModel", "CLIPConfig", {"text_config": TRANSFORMER, "vision_config": VIT, **JOINT}
-        ),
+        build=random_model("CLIPModel", "CLIPConfig", {"text_config": TRANSFORMER, "vision_config": VIT, **JOINT}),
         inputs=captioned_images,
         targets=(*LAYERS, "patch_embedding"),
         saved=("text_projection", "visual_projection"),

@@ -30,6 +30,4 @@ def default_dtype(dtype: torch.dtype) -> Iterator[None]:
 
 def cast(inputs: Inputs, dtype: torch.dtype) -> Inputs:
     """Return the inputs with floating-point tensors in `dtype`, and ids and masks as they are."""
-    return {
-        name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in inputs.items()
-    }
+    return {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in inputs.items()}

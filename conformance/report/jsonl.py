@@ -175,9 +175,7 @@ def _report(path: Path, records: Sequence[Any]) -> Report:
     if not records or not isinstance(records[0], dict) or records[0].get("kind") != "header":
         raise ReportError(f"{path}, line 1: a report begins with a header")
     if records[0].get("format") != FORMAT:
-        raise ReportError(
-            f"{path}, line 1: format {records[0].get('format')!r}, but {FORMAT} can be read here"
-        )
+        raise ReportError(f"{path}, line 1: format {records[0].get('format')!r}, but {FORMAT} can be read here")
     verdicts: List[Verdict] = []
     ending: Mapping[str, Any] = {}
     for number, record in enumerate(records[1:], 2):

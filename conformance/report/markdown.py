@@ -41,8 +41,7 @@ def _refusals(report: Report) -> List[str]:
     found = refusals(report)
     lines = ["", "Refused, and so neither wrong nor shown:", ""] if found else []
     return lines + [
-        f"- **{_escaped(model)}** ({', '.join(clauses)}): {_escaped(reason)}"
-        for model, clauses, reason in found
+        f"- **{_escaped(model)}** ({', '.join(clauses)}): {_escaped(reason)}" for model, clauses, reason in found
     ]
 
 

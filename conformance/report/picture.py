@@ -61,9 +61,7 @@ def _table(report: Report, content: Grid, left: int) -> List[str]:
 def _legend(top: int) -> List[str]:
     parts, left = [], 12
     for outcome, mark in MARKS.items():
-        parts.append(
-            f'<rect x="{left}" y="{top - 11}" width="14" height="14" rx="3" fill="{_FILL[outcome]}"/>'
-        )
+        parts.append(f'<rect x="{left}" y="{top - 11}" width="14" height="14" rx="3" fill="{_FILL[outcome]}"/>')
         parts.append(_text(left + 20, top, mark.meaning, fill="#57606a"))
         left += 44 + 8 * len(mark.meaning)
     return parts

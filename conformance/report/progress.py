@@ -64,9 +64,7 @@ class Lines:
 
     def said(self) -> str:
         """Return the counts so far in words."""
-        return ", ".join(
-            f"{self.counts[outcome]} {outcome.value}" for outcome in Outcome if self.counts[outcome]
-        )
+        return ", ".join(f"{self.counts[outcome]} {outcome.value}" for outcome in Outcome if self.counts[outcome])
 
     def close(self) -> None:
         """End the display."""

@@ -61,9 +61,7 @@ def facts(report: Report) -> str:
     parts = [f"python {environment.get('python', '?')}"]
     parts += [f"{name} {packages[name]}" for name in ("torch", "transformers", "peft") if name in packages]
     parts.append(str(environment.get("device", "?")))
-    parts.append(
-        "with the shim" if report.header.get("settings", {}).get("with_shim") else "without the shim"
-    )
+    parts.append("with the shim" if report.header.get("settings", {}).get("with_shim") else "without the shim")
     return ", ".join(parts)
 
 
@@ -97,8 +95,7 @@ def refusals(report: Report) -> List[Tuple[str, Tuple[str, ...], str]]:
         if verdict.outcome is Outcome.REFUSED:
             found.setdefault((verdict.model, verdict.detail), []).extend(verdict.clauses)
     return [
-        (model, tuple(sorted(set(clauses), key=clause_order)), reason)
-        for (model, reason), clauses in found.items()
+        (model, tuple(sorted(set(clauses), key=clause_order)), reason) for (model, reason), clauses in found.items()
     ]
 
 

@@ -73,10 +73,7 @@ def _plain(content: Grid, above: List[Line], below: List[Line], unicode: bool) -
     wide = max([len("model"), *(len(model) for model, _ in content.rows)])
     rows = ["  ".join(["model".ljust(wide), *content.clauses])]
     for model, outcomes in content.rows:
-        cells = [
-            _symbol(outcome, unicode).center(len(clause))
-            for outcome, clause in zip(outcomes, content.clauses)
-        ]
+        cells = [_symbol(outcome, unicode).center(len(clause)) for outcome, clause in zip(outcomes, content.clauses)]
         rows.append("  ".join([model.ljust(wide), *cells]).rstrip())
     lines = [line for line, _ in above] + [""] + rows + [""] + [line for line, _ in below]
     return "\n".join(lines) + "\n"

@@ -42,7 +42,7 @@ def _model_methods() -> Iterator[Replacement]:
                 yield Replacement(cls, name, wrapper(vars(cls)[name]))
     if "generate" not in vars(_model_classes()[0]):
         # Breakpoint: huggingface/peft#1558, peft 0.10.0; before, the base model's generate is found by __getattr__.
-        yield Replacement(_model_classes()[0], "generate", generate_with_adapter_names(_generate))
+        yield Replacement.by(_model_classes()[0], "generate", generate_with_adapter_names(_generate))
 
 
 def _generate(self: Any, *args: Any, **kwargs: Any) -> Any:

@@ -6,13 +6,11 @@ answers with a TypeError. The functions that take upstream's place are in `modul
 
 from __future__ import annotations
 
-import sys
+import importlib
 import inspect
-from typing import Any, Callable, List, Sequence, TypeVar
+from typing import Any, Callable, List, Sequence
 
 from shim.patch import Patch, Replacement
-
-_Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 def _is_broken() -> bool:
@@ -42,9 +40,8 @@ def _call_replacements(call_impl: Callable[..., Any]) -> Sequence[Replacement]:
     import torch.fx._symbolic_trace
 
     module_class = torch.nn.Module
-    _named_like(call_impl, vars(module_class)["_call_impl"])
     return (
-        Replacement(module_class, "_call_impl", call_impl),
+        Replacement.by(module_class, "_call_impl", call_impl),
         # `__call__` is bound to `_call_impl` when the class is made, and so does not follow it.
         Replacement(module_class, "__call__", call_impl),
         # torch.fx took `Module.__call__` when it was imported, and calls what it took while it traces.
@@ -66,10 +63,7 @@ def _method_replacements(module_call: Any) -> Sequence[Replacement]:
         (RemovableHandle, "__getstate__", module_call.handle_getstate),
         (RemovableHandle, "__setstate__", module_call.handle_setstate),
     )
-    return tuple(
-        Replacement(owner, name, _named_like(function, vars(owner)[name]))
-        for owner, name, function in methods
-    )
+    return tuple(Replacement.by(owner, name, function) for owner, name, function in methods)
 
 
 def _name_replacements(names: List[str]) -> Sequence[Replacement]:
@@ -79,24 +73,14 @@ def _name_replacements(names: List[str]) -> Sequence[Replacement]:
     # torch.jit would make the dictionaries attributes of the scripted or traced module.
     recursive: Any = torch.jit._recursive
     found = [Replacement(recursive, "ignored_attributes", [*recursive.ignored_attributes, *names])]
-    # Importing it here would leave a trace: it makes a folder and adds it to sys.path for good. Imported later
-    # it prints one line to stderr for a RemoteModule with such a hook.
-    remote: Any = sys.modules.get("torch.distributed.nn.api.remote_module")
-    if remote is None:
-        return found
+    try:
+        # It makes a folder and adds it to sys.path when it is imported, as it is by the first PEFT model anyway.
+        remote: Any = importlib.import_module("torch.distributed.nn.api.remote_module")
+    except Exception:
+        return found  # builds without torch.distributed have no RemoteModule, and so nothing to ignore
     # RemoteModule prints a complaint about each attribute that it neither pickles nor ignores.
     attribute = "_REMOTE_MODULE_ATTRIBUTES_IGNORE_FOR_PICKLING"
     return [*found, Replacement(remote, attribute, (*getattr(remote, attribute), *names))]
-
-
-def _named_like(function: _Function, original: Callable[..., Any]) -> _Function:
-    """Give `function` the place of `original`, where pickle looks for it, and return it.
-
-    Not functools.wraps: its `__wrapped__` would show the signature without the keywords.
-    """
-    for attribute in ("__module__", "__name__", "__qualname__"):
-        setattr(function, attribute, getattr(original, attribute))
-    return function
 
 
 PATCH = Patch(

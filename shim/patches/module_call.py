@@ -78,8 +78,7 @@ def _after_pre_hooks(
                 continue
             if not (isinstance(result, tuple) and len(result) == 2):
                 raise RuntimeError(
-                    "forward pre-hook must return None or a tuple of (new_args, new_kwargs), "
-                    f"but got {result}."
+                    f"forward pre-hook must return None or a tuple of (new_args, new_kwargs), but got {result}."
                 )
             args, kwargs = result
         else:
@@ -101,16 +100,11 @@ def _after_forward_hooks(module: Any, args: Tuple[Any, ...], kwargs: Dict[str, A
     return result
 
 
-def _set_non_full_backward_hooks(
-    module: Any, backward_hooks: List[Any], args: Tuple[Any, ...], result: Any
-) -> None:
+def _set_non_full_backward_hooks(module: Any, backward_hooks: List[Any], args: Tuple[Any, ...], result: Any) -> None:
     """Attach the old kind of backward hooks to the first tensor of the output, as torch 1.13 does."""
     var = result
     while not isinstance(var, torch.Tensor):
-        if isinstance(var, dict):
-            var = next(v for v in var.values() if isinstance(v, torch.Tensor))
-        else:
-            var = var[0]
+        var = next(v for v in var.values() if isinstance(v, torch.Tensor)) if isinstance(var, dict) else var[0]
     grad_fn = var.grad_fn
     if grad_fn is not None:
         for hook in backward_hooks:

@@ -34,7 +34,7 @@ def replacements() -> Sequence[Replacement]:
 
     # There from peft 0.18.1 on, absent in 0.14.0; before, the tuner's own is found by __getattr__.
     original = vars(PeftModel).get("delete_adapter", _delete_in_tuner)
-    return [Replacement(PeftModel, "delete_adapter", _deleting_everything(original))]
+    return [Replacement.by(PeftModel, "delete_adapter", _deleting_everything(original))]
 
 
 def _delete_in_tuner(self: Any, adapter_name: str) -> None:
@@ -49,11 +49,7 @@ def _deleting_everything(original: Callable[..., None]) -> Callable[..., None]:
         was_active = adapter_name in ([active] if isinstance(active, str) else active)
         original(self, adapter_name)
         _delete_saved_modules(self, adapter_name)
-        if (
-            was_active
-            and self.peft_config
-            and not any(c.is_prompt_learning for c in self.peft_config.values())
-        ):
+        if was_active and self.peft_config and not any(c.is_prompt_learning for c in self.peft_config.values()):
             chosen = [name for name in self.base_model.active_adapters if name in self.peft_config]
             self.set_adapter(chosen[0] if chosen else next(iter(self.peft_config)))
 

@@ -8,10 +8,17 @@ from __future__ import annotations
 
 import functools
 import sys
-from typing import Any, Callable, List, Sequence
+from typing import Any, Callable, Iterator, List, Sequence, Set
 
 from shim.patch import Patch, Replacement
 from shim.patches import toys
+
+# The heads that PEFT's task models save for every adapter; below 0.12 no configuration names them.
+_HEADS = {
+    "PeftModelForSequenceClassification": {"classifier", "score"},
+    "PeftModelForTokenClassification": {"classifier", "score"},
+    "PeftModelForQuestionAnswering": {"qa_outputs"},
+}
 
 
 def is_broken() -> bool:
@@ -30,19 +37,25 @@ def is_broken() -> bool:
 def replacements() -> Sequence[Replacement]:
     """Let a wrapper know the model's active adapter even where it has no module for it."""
     from peft import PeftModel
-    from peft.utils.other import ModulesToSaveWrapper, _set_adapter
+    from peft.utils import other
 
-    holders = [m for n, m in list(sys.modules.items()) if n.split(".")[0] == "peft" and m is not None]
     return [
-        Replacement(ModulesToSaveWrapper, "set_adapter", set_adapter),
-        Replacement(ModulesToSaveWrapper, "enable_adapters", enable_adapters),
-        *(
-            Replacement(module, "_set_adapter", set_adapter_of_wrappers)
-            for module in holders
-            if vars(module).get("_set_adapter") is _set_adapter
-        ),
+        Replacement.by(other.ModulesToSaveWrapper, "set_adapter", set_adapter),
+        Replacement.by(other.ModulesToSaveWrapper, "enable_adapters", enable_adapters),
         Replacement(PeftModel, "add_adapter", _following_the_active_adapter(vars(PeftModel)["add_adapter"])),
+        *_wherever_imported("_set_adapter", set_adapter_of_wrappers),
+        *_wherever_imported("_set_trainable", _with_own_modules(other._set_trainable)),
     ]
+
+
+def _wherever_imported(name: str, function: Callable[..., Any]) -> Iterator[Replacement]:
+    """Yield replacements of a function of peft.utils.other in every module of PEFT that copied it."""
+    from peft.utils import other
+
+    original = vars(other)[name]
+    for module_name, module in list(sys.modules.items()):
+        if module_name.split(".")[0] == "peft" and module is not None and vars(module).get(name) is original:
+            yield Replacement.by(module, name, function)
 
 
 def set_adapter(self: Any, adapter_name: str) -> None:
@@ -76,6 +89,32 @@ def set_adapter_of_wrappers(model: Any, adapter_name: Any) -> None:
         adapter_name = adapter_name[0]
     for wrapper in wrappers:
         wrapper.set_adapter(adapter_name)
+
+
+def _with_own_modules(original: Callable[..., None]) -> Callable[..., None]:
+    """Return `_set_trainable` that copies for an adapter the modules that it names, not all that any adapter does.
+
+    Breakpoint: huggingface/peft#2220, peft 0.15.0
+    """
+
+    @functools.wraps(original)
+    def set_trainable(model: Any, adapter_name: str) -> None:
+        everyones = model.modules_to_save
+        model.modules_to_save = _modules_of(model, adapter_name) or everyones
+        try:
+            original(model, adapter_name)
+        finally:
+            model.modules_to_save = everyones
+
+    return set_trainable
+
+
+def _modules_of(model: Any, adapter_name: str) -> Set[str]:
+    """Return the modules that an adapter saves: those of its configuration, and its task's head."""
+    named = set(getattr(model.peft_config[adapter_name], "modules_to_save", None) or ())
+    for cls in type(model).__mro__:
+        named |= _HEADS.get(cls.__name__, set())
+    return named
 
 
 def _following_the_active_adapter(original: Callable[..., Any]) -> Callable[..., Any]:

@@ -32,7 +32,7 @@ def two_saved_modules() -> Any:
     Every saved weight is that of its adapter: 1 for `one`, 2 for `two`, while the base model's are 0.
     """
     import torch
-    from peft import LoraConfig, get_peft_model
+    from peft import get_peft_model
 
     class TwoHeads(torch.nn.Module):
         def __init__(self) -> None:

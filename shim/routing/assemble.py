@@ -28,9 +28,7 @@ def assemble(parts: Sequence[Any], groups: Sequence[Group], layout: Layout) -> A
     for column in columns:
         if column.keys() != layout.keys():
             raise LayoutChanged
-    joined = {
-        path: _join(path, [column[path] for column in columns], groups, rule) for path, rule in layout.items()
-    }
+    joined = {path: _join(path, [column[path] for column in columns], groups, rule) for path, rule in layout.items()}
     return map_leaves(lambda path, _: joined[path], parts[0])
 
 

@@ -17,7 +17,7 @@ import torch
 from shim.batch import Group, MixedBatch
 from shim.errors import RefusedError
 from shim.routing.assemble import LayoutChanged, assemble, in_row_order
-from shim.routing.inputs import PER_SAMPLE, SHARED, Inputs, root_name, sample_paths, take
+from shim.routing.inputs import PER_SAMPLE, SHARED, Inputs, check_known, root_name, sample_paths, take
 from shim.routing.layout import CONSTANT, ROWS, Rule
 from shim.routing.rehearsal import plan_for
 from shim.routing.tree import leaves, replace_state
@@ -48,6 +48,7 @@ def run_split_generate(function: Callable[..., Any], batch: MixedBatch, inputs: 
             "a streamer takes one sample at a time, but the rows of a mixed batch are generated adapter by "
             "adapter. Leave the streamer out, or stream one row a call"
         )
+    check_known(inputs)
     paths = _sample_paths(function, batch, inputs)
     outputs, caches = [], []
     for group in batch.groups:
@@ -69,10 +70,7 @@ def _sample_paths(function: Callable[..., Any], batch: MixedBatch, inputs: Input
         odd = {
             path: tuple(tensor.shape)
             for path, tensor in inputs.tensors().items()
-            if path not in paths
-            and root_name(path) in PER_SAMPLE
-            and tensor.dim() > 1
-            and tensor.shape[0] != 1
+            if path not in paths and root_name(path) in PER_SAMPLE and tensor.dim() > 1 and tensor.shape[0] != 1
         }
         if odd:
             raise RefusedError(
@@ -107,9 +105,7 @@ def _put_together(outputs: List[Any], batch: MixedBatch, inputs: Inputs) -> Any:
             f"generate returned a {type(outputs[0]).__name__}, whose rows are not known. Ask for a tensor of "
             "sequences (return_dict_in_generate=False), or run one adapter a call"
         )
-    special: Dict[str, Any] = {
-        "sequences": _sequences([o["sequences"] for o in outputs], groups, batch, inputs)
-    }
+    special: Dict[str, Any] = {"sequences": _sequences([o["sequences"] for o in outputs], groups, batch, inputs)}
     if outputs[0].get("beam_indices") is not None:
         beams = _setting("num_beams", batch, inputs) or 1
         rebased = [_rebase(o["beam_indices"], g, beams) for o, g in zip(outputs, groups)]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import enum
 import inspect
+import numbers
 import re
 from dataclasses import dataclass
 from typing import Any, Callable, Dict, FrozenSet, Mapping, Optional, Sequence, Tuple
@@ -24,6 +26,19 @@ PER_SAMPLE: FrozenSet[str] = frozenset(
 SHARED: FrozenSet[str] = frozenset(
     "cache_position head_mask decoder_head_mask cross_attn_head_mask encoder_head_mask".split()
 )
+# What no forward changes, beside tensors; an empty container is a leaf too.
+_KNOWN: Tuple[type, ...] = (
+    torch.Tensor,
+    str,
+    bytes,
+    numbers.Number,
+    type(None),
+    enum.Enum,
+    torch.dtype,
+    torch.device,
+    torch.layout,
+)
+_KNOWN += (torch.memory_format, torch.Size, range, slice, set, frozenset, list, dict, tuple)
 
 
 @dataclass(frozen=True)
@@ -90,6 +105,21 @@ def check_sample_count(batch: MixedBatch, inputs: Inputs) -> None:
         )
 
 
+def check_known(inputs: Inputs) -> None:
+    """Check that every input is a tensor, a cache of transformers, or a value that no forward changes.
+
+    Raises:
+        RefusedError: an object whose samples cannot be told, and which each part of the batch would change.
+    """
+    for name, value in inputs.values.items():
+        for path, leaf in leaves(value, name):
+            if not isinstance(leaf, _KNOWN) and not callable(leaf) and not _is_of_transformers(leaf):
+                raise RefusedError(
+                    f"input {path!r} is a {type(leaf).__module__}.{type(leaf).__qualname__}, whose samples are not "
+                    "known. Pass tensors (a cache: one of transformers' classes), or run one adapter a call"
+                )
+
+
 def sample_paths(inputs: Inputs, count: int) -> FrozenSet[str]:
     """Return the paths of the tensors that are assumed to hold one entry per sample along dim 0.
 
@@ -120,15 +150,18 @@ def with_caches_cloned(inputs: Inputs) -> Inputs:
     """Return `inputs` with every cache tensor cloned, so that a forward on them leaves no trace."""
     caches = inputs.caches()
     return inputs.map(
-        lambda path, leaf: (
-            leaf.clone() if root_name(path) in caches and isinstance(leaf, torch.Tensor) else leaf
-        )
+        lambda path, leaf: leaf.clone() if root_name(path) in caches and isinstance(leaf, torch.Tensor) else leaf
     )
 
 
 def root_name(path: str) -> str:
     """Return the argument that a path leads into."""
     return re.split(r"[.\[]", path, maxsplit=1)[0]
+
+
+def _is_of_transformers(value: Any) -> bool:
+    """Whether `value` is a setting of transformers: a generation config, a list of criteria."""
+    return any(cls.__module__.startswith("transformers.") for cls in type(value).__mro__)
 
 
 def _main_input(model: Any, inputs: Inputs) -> Tuple[str, Optional[Any]]:

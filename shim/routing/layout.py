@@ -8,7 +8,7 @@ may give back the parts' rows.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Mapping, Optional, Sequence
 
 import torch
 
@@ -116,9 +116,7 @@ def _rule_of_rows(path: str, whole: Any, parts: List[Any], groups: Sequence[Grou
     kinds = [
         kind
         for kind in ((ROWS,) if per_sample == 1 else (ROWS, TILES))
-        if all(
-            close(part, rows_of(whole, group.rows, batch, dim, kind)) for part, group in zip(parts, groups)
-        )
+        if all(close(part, rows_of(whole, group.rows, batch, dim, kind)) for part, group in zip(parts, groups))
     ]
     if len(kinds) == 1:
         return Rule(kinds[0], dim, per_sample == 1)

@@ -12,7 +12,7 @@ from typing import Any, Callable, Dict, List, Tuple
 from shim.batch import MixedBatch
 from shim.errors import RefusedError
 from shim.routing.assemble import LayoutChanged, assemble
-from shim.routing.inputs import Inputs, take
+from shim.routing.inputs import Inputs, check_known, take
 from shim.routing.rehearsal import Plan, plan_for
 from shim.routing.tree import replace_state
 from shim.selection import select
@@ -40,6 +40,7 @@ def run_split_forward(function: Callable[..., Any], batch: MixedBatch, inputs: I
         output = part.call(function)
         return {OUTPUT: output, STATE: part.caches()}
 
+    check_known(inputs)
     plan = plan_for(run, batch, inputs, "forward")
     parts = _run_groups(run, batch, inputs, plan)
     try:

@@ -45,9 +45,7 @@ def shown(path: str) -> str:
 
 def is_cache(value: Any) -> bool:
     """Tell whether `value` is a cache object of transformers: state that a forward changes in place."""
-    return any(
-        cls.__module__.startswith("transformers.") and "Cache" in cls.__name__ for cls in type(value).__mro__
-    )
+    return any(cls.__module__.startswith("transformers.") and "Cache" in cls.__name__ for cls in type(value).__mro__)
 
 
 def replace_state(target: Any, source: Any) -> None:
@@ -57,6 +55,7 @@ def replace_state(target: Any, source: Any) -> None:
 
 
 def _children(value: Any, path: str) -> Iterator[Tuple[Any, str, Any]]:
+    """Yield (key, path, child) of a container; nothing for a leaf."""
     if isinstance(value, dict):
         for key, child in value.items():
             yield key, f"{path}.{key}" if path else str(key), child
@@ -80,7 +79,7 @@ def _rebuild(value: Any, mapped: Dict[Any, Any]) -> Any:
     if isinstance(value, dict):
         if type(value) is dict:
             return mapped
-        if dataclasses.is_dataclass(value):  # ModelOutput: a dict and a dataclass in one
+        if hasattr(value, "__dataclass_fields__"):  # ModelOutput: a dict and a dataclass in one
             return type(value)(**mapped)
         rebuilt = copy.copy(value)
         rebuilt.update(mapped)

@@ -12,9 +12,7 @@ HEAVY = ("torch", "peft", "transformers", "hypothesis")
 
 def imported_by(statement, heavy=HEAVY):
     code = f"{statement}\nimport sys\nprint(*[name for name in {heavy!r} if name in sys.modules])"
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True
-    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True)
     return done.stdout.split()
 
 
@@ -32,9 +30,7 @@ def test_imports_nothing_heavy(module):
     assert imported_by(f"import {module}") == []
 
 
-@pytest.mark.parametrize(
-    "module", ["conformance.plugin", "conformance.__main__", "conformance.test_contract"]
-)
+@pytest.mark.parametrize("module", ["conformance.plugin", "conformance.__main__", "conformance.test_contract"])
 def test_driving_imports_not_even_rich_nor_what_it_drives(module):
     heavy = (*HEAVY, "rich", "conformance.models", "conformance.checks", "conformance.examination")
     assert imported_by(f"import {module}", heavy) == []

@@ -61,9 +61,7 @@ def test_no_command_is_wrong_usage(sandbox):
 
 
 def test_options_reach_the_checks(sandbox):
-    ran = sandbox.conformance(
-        "run", "--checks=R2", "--device=cuda:1", "--without-shim", "--examples=7", "--shrink"
-    )
+    ran = sandbox.conformance("run", "--checks=R2", "--device=cuda:1", "--without-shim", "--examples=7", "--shrink")
     assert "Settings(device='cuda:1', with_shim=False, examples=7, shrink=True)" in ran.stdout
     assert sandbox.shim_log.read_text().startswith("left out")
 

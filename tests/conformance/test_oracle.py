@@ -87,9 +87,7 @@ def test_outputs_that_mix_samples_are_known():
 
 
 def test_a_batch_of_one_is_its_own_row():
-    built = Case(
-        toy(lambda linear, x: linear(x)), dataclasses.replace(SCENARIO, rows=("ann",), length=3), "cpu"
-    )
+    built = Case(toy(lambda linear, x: linear(x)), dataclasses.replace(SCENARIO, rows=("ann",), length=3), "cpu")
     built.scenario = dataclasses.replace(built.scenario, adapters=(Adapter("ann", targets=("linear",)),))
     built.oracle._scenario = built.scenario
     assert built.oracle.expected("ann", 0)["output"].shape == (1, 3, 4)

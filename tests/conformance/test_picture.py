@@ -28,9 +28,7 @@ def test_the_picture_is_well_formed_and_has_every_table():
 
 @pytest.mark.parametrize("outcome", Outcome)
 def test_every_outcome_has_its_own_look(outcome):
-    marks = [
-        element.text for element in ElementTree.fromstring(picture.render([report(True, outcome)])).iter()
-    ]
+    marks = [element.text for element in ElementTree.fromstring(picture.render([report(True, outcome)])).iter()]
     assert MARKS[outcome].symbol in marks
 
 

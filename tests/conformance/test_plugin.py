@@ -12,10 +12,7 @@ HEAVY = ["torch", "peft", "transformers", "hypothesis", "rich"]
 
 
 def outcomes(path):
-    return {
-        (verdict.model, verdict.check): (verdict.outcome.value, verdict.detail)
-        for verdict in read(path).verdicts
-    }
+    return {(verdict.model, verdict.check): (verdict.outcome.value, verdict.detail) for verdict in read(path).verdicts}
 
 
 @pytest.fixture
@@ -29,9 +26,7 @@ def plain_session(sandbox):
         "    assert not [name for name in heavy if name in sys.modules and name not in stand_ins]\n"
         "    print('FILTERS', warnings.filters)\n"
     )
-    (sandbox.folder / "pytest.ini").write_text(
-        "[pytest]\naddopts = --strict-markers -p no:hypothesispytest\n"
-    )
+    (sandbox.folder / "pytest.ini").write_text("[pytest]\naddopts = --strict-markers -p no:hypothesispytest\n")
     return sandbox
 
 

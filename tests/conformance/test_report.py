@@ -28,9 +28,7 @@ ERROR = Verdict("t5", "rows_are_right", ("F1",), Outcome.ERROR, "cannot be built
 
 
 def report(*verdicts, complete=True, with_shim=True):
-    return Report(
-        header(Settings(with_shim=with_shim)), verdicts, footer(verdicts, seconds=3.0, complete=complete)
-    )
+    return Report(header(Settings(with_shim=with_shim)), verdicts, footer(verdicts, seconds=3.0, complete=complete))
 
 
 def views(shown):

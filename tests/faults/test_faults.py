@@ -50,9 +50,7 @@ def rows_shifted_by_one(patch):
 
 @fault("bert", "reordering_rows_reorders_outputs")
 def rows_left_in_the_order_of_adapters(patch):
-    patch.setattr(
-        shim.routing.assemble, "in_row_order", lambda parts, groups, dim, kind: torch.cat(parts, dim)
-    )
+    patch.setattr(shim.routing.assemble, "in_row_order", lambda parts, groups, dim, kind: torch.cat(parts, dim))
 
 
 @fault("integers-folded", "each_row_equals_its_own_run")

@@ -160,9 +160,7 @@ def test_a_wrapped_compiled_module_is_refused_by_name(model):
     assert_refused(model, ["ann"], shim.RefusedError, "head", "torch.compile")
 
 
-@pytest.mark.skipif(
-    not hasattr(lora_layers, "MultiheadAttention"), reason="this PEFT has no lora.MultiheadAttention"
-)
+@pytest.mark.skipif(not hasattr(lora_layers, "MultiheadAttention"), reason="this PEFT has no lora.MultiheadAttention")
 def test_a_multihead_attention_is_refused_by_name():
     class Attention(nn.Module):
         def __init__(self):

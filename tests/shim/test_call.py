@@ -164,9 +164,7 @@ def test_labels_are_for_one_adapter_only(names):
     else:
         expected = alone(model, "ann", tokens(), labels=labels).loss
         with torch.no_grad():
-            torch.testing.assert_close(
-                model(input_ids=tokens(), labels=labels, adapter_names=names).loss, expected
-            )
+            torch.testing.assert_close(model(input_ids=tokens(), labels=labels, adapter_names=names).loss, expected)
 
 
 def test_a_task_model_with_its_own_heads():
@@ -189,9 +187,7 @@ def test_a_task_model_with_its_own_heads():
 def test_compiling_for_plain_calls_still_works():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        model = peft.get_peft_model(
-            nn.Sequential(nn.Linear(3, 3)), peft.LoraConfig(r=1, target_modules=["0"])
-        )
+        model = peft.get_peft_model(nn.Sequential(nn.Linear(3, 3)), peft.LoraConfig(r=1, target_modules=["0"]))
         compiled = torch.compile(model.eval(), backend="eager", fullgraph=True)
         x = torch.randn(2, 3)
         torch.testing.assert_close(compiled(x), model(x))
@@ -215,9 +211,7 @@ def test_a_mixed_call_through_a_compiled_model_is_right_or_refused():
             model(x, adapter_names=names)
 
 
-@pytest.mark.skipif(
-    not hasattr(peft.LoraConfig, "target_parameters"), reason="PEFT has no target_parameters yet"
-)
+@pytest.mark.skipif(not hasattr(peft.LoraConfig, "target_parameters"), reason="PEFT has no target_parameters yet")
 def test_parameters_adapted_in_place_are_exact_and_left_as_they_were():
     class Experts(nn.Module):
         def __init__(self):
@@ -229,9 +223,7 @@ def test_parameters_adapted_in_place_are_exact_and_left_as_they_were():
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        config = peft.LoraConfig(
-            r=1, target_modules=[], target_parameters=["0.weight"], init_lora_weights=False
-        )
+        config = peft.LoraConfig(r=1, target_modules=[], target_parameters=["0.weight"], init_lora_weights=False)
         model = peft.get_peft_model(nn.Sequential(Experts()), config, adapter_name="ann")
         x = torch.randn(2, 4)
         with torch.no_grad():

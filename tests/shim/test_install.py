@@ -96,9 +96,7 @@ def everything():
 def differences(before, after):
     absent = object()
     return sorted(
-        key[:2] + key[3:]
-        for key in set(before) | set(after)
-        if before.get(key, absent) is not after.get(key, absent)
+        key[:2] + key[3:] for key in set(before) | set(after) if before.get(key, absent) is not after.get(key, absent)
     )
 
 
@@ -126,9 +124,7 @@ def ours(value):
 
 def test_importing_the_shim_imports_neither_torch_nor_peft_nor_transformers():
     code = "import sys, shim, shim.__main__; print(*sys.modules)"
-    run = subprocess.run(
-        [sys.executable, "-c", code], cwd=str(ROOT), capture_output=True, text=True, check=True
-    )
+    run = subprocess.run([sys.executable, "-c", code], cwd=str(ROOT), capture_output=True, text=True, check=True)
     assert "shim.patches" in run.stdout.split()
     assert not {"torch", "peft", "transformers", "numpy"} & set(run.stdout.split())
 
@@ -159,9 +155,7 @@ def test_uninstalling_restores_the_very_objects():
     before = everything()
     shim.install()
     expected = {
-        (replacement.owner, replacement.attribute): raw
-        for replacement, raw in displaced()
-        if raw is not _ABSENT
+        (replacement.owner, replacement.attribute): raw for replacement, raw in displaced() if raw is not _ABSENT
     }
     done = [replacement for replacement, _ in displaced()]
     assert done
@@ -178,9 +172,7 @@ def test_installing_changes_what_the_patches_say_and_nothing_else():
     shim.status()
     before = everything()
     shim.install()
-    wanted = {
-        (getattr(r.owner, "__module__", ""), r.owner.__name__, r.attribute): r.value for r, _ in displaced()
-    }
+    wanted = {(getattr(r.owner, "__module__", ""), r.owner.__name__, r.attribute): r.value for r, _ in displaced()}
     assert set(differences(before, everything())) == set(wanted)
 
 
@@ -259,9 +251,9 @@ def test_shim_disable_1_installs_nothing(monkeypatch, value):
     before = everything()
     monkeypatch.setenv("SHIM_DISABLE", value)
     statuses = shim.install()
-    assert [(s.needed, s.applied, s.reason) for s in statuses] == [
-        (None, False, "left out by SHIM_DISABLE")
-    ] * len(NAMES)
+    assert [(s.needed, s.applied, s.reason) for s in statuses] == [(None, False, "left out by SHIM_DISABLE")] * len(
+        NAMES
+    )
     assert differences(before, everything()) == []
 
 

@@ -54,9 +54,7 @@ def seen(folder):
 def python(*arguments, cwd, shim_disable="1"):
     """Run python; all patches are left out unless told, so that torch is not imported."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "SHIM_DISABLE": shim_disable}
-    return subprocess.run(
-        [sys.executable, *arguments], cwd=str(cwd), env=environment, capture_output=True, text=True
-    )
+    return subprocess.run([sys.executable, *arguments], cwd=str(cwd), env=environment, capture_output=True, text=True)
 
 
 def toy(affected):

@@ -83,8 +83,6 @@ def test_the_environments_own_torch_is_found():
 
 def test_asking_for_versions_imports_neither_torch_nor_peft():
     code = "import sys, shim.versions as v; v.in_range('torch', '<1'); print(*sys.modules)"
-    run = subprocess.run(
-        [sys.executable, "-c", code], cwd=str(ROOT), capture_output=True, text=True, check=True
-    )
+    run = subprocess.run([sys.executable, "-c", code], cwd=str(ROOT), capture_output=True, text=True, check=True)
     assert "shim.versions" in run.stdout.split()
     assert not {"torch", "peft", "transformers"} & set(run.stdout.split())

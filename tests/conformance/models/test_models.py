@@ -137,9 +137,7 @@ def unpadded(model: Model) -> bool:
     return model.name in ("llama", "mixtral") and not attends_with_sdpa(model.architecture)
 
 
-@pytest.mark.parametrize(
-    "model", [model for model in MODELS.values() if "text" in model.tags], ids=lambda m: m.name
-)
+@pytest.mark.parametrize("model", [model for model in MODELS.values() if "text" in model.tags], ids=lambda m: m.name)
 def test_padding_varies_on_one_side(model: Model) -> None:
     if unpadded(model):
         assert drawn(model, 16, 7)["attention_mask"].all()

@@ -7,7 +7,6 @@ import pickle
 import pkgutil
 import re
 
-import peft
 import pytest
 
 import shim
@@ -95,32 +94,11 @@ def test_the_probe_finds_the_defect_where_it_was_measured(patch):
 
 @PATCHES
 def test_the_probe_finds_nothing_once_the_patches_are_in_place(patch, installed_shim):
-    if patch.name == "saved_modules_switch" and patch.expected:
-        # huggingface/peft#2220, 0.15.0: below, loading `two` also copies what only `one` saves, and the
-        # probe's toy gives that copy a weight of its own.
-        pytest.skip("the toy's needless copies are not the shim's to mend")
     assert patch.is_broken() is False
 
 
 # Only patches that are needed here have a place that they take.
-NEEDED = [patch for patch in catalogue() if patch.expected]
-
-
-def needed(known_to_fail=None):
-    """The needed patches, with strict expected failures: {name of the patch: reason}."""
-    reasons = known_to_fail or {}
-    marks = {name: pytest.mark.xfail(reason=reason, strict=True) for name, reason in reasons.items()}
-    return pytest.mark.parametrize(
-        "patch", [pytest.param(patch, id=patch.name, marks=marks.get(patch.name, ())) for patch in NEEDED]
-    )
-
-
-# Where upstream has no such method of its own, what the shim puts there keeps its own name.
-NEW = {
-    patch: f"PeftModel.{method} is the shim's own function, under its name there"
-    for patch, method in [("saved_modules_delete", "delete_adapter"), ("adapter_names_per_call", "generate")]
-    if method not in vars(peft.PeftModel)
-}
+NEEDED = pytest.mark.parametrize("patch", [p for p in catalogue() if p.expected], ids=lambda patch: patch.name)
 
 
 @pytest.fixture
@@ -133,7 +111,7 @@ def functions(patch):
     applied.restore()
 
 
-@needed({"saved_modules_switch": "three functions keep the names that they have in the shim", **NEW})
+@NEEDED
 def test_patched_methods_keep_their_names(functions):
     assert functions
     for replacement, raw in functions:
@@ -151,7 +129,7 @@ def names_of_new(replacement):
     return name, f"{owner.__qualname__}.{name}", owner.__module__
 
 
-@needed()
+@NEEDED
 def test_patched_methods_keep_their_parameters(functions):
     """Every parameter of upstream's stays, in order; what is added is by keyword and has a default."""
     for replacement, raw in functions:
@@ -159,9 +137,7 @@ def test_patched_methods_keep_their_parameters(functions):
             patched = list(inspect.signature(replacement.value).parameters.values())
             upstream = list(inspect.signature(raw).parameters.values())
             assert [shape(p) for p in patched[: len(upstream)]] == [shape(p) for p in upstream]
-            assert all(
-                p.kind is p.KEYWORD_ONLY and p.default is not p.empty for p in patched[len(upstream) :]
-            )
+            assert all(p.kind is p.KEYWORD_ONLY and p.default is not p.empty for p in patched[len(upstream) :])
 
 
 def shape(parameter):
@@ -169,7 +145,7 @@ def shape(parameter):
     return (None if variadic else parameter.name, parameter.kind, parameter.default)
 
 
-@needed(NEW)
+@NEEDED
 def test_patched_methods_pickle_by_name(functions):
     for replacement, _ in functions:
         assert pickle.loads(pickle.dumps(replacement.value)) is replacement.value

@@ -285,9 +285,7 @@ def test_pre_hook_gets_empty_kwargs_without_any(module: Scale, x: torch.Tensor) 
 )
 def test_pre_hook_with_a_wrong_return_is_an_error(module: Scale, x: torch.Tensor, wrong: Any) -> None:
     handle = module.register_forward_pre_hook(lambda module, args, kwargs: wrong, with_kwargs=True)
-    with pytest.raises(
-        RuntimeError, match=r"must return None or a tuple of \(new_args, new_kwargs\), but got"
-    ):
+    with pytest.raises(RuntimeError, match=r"must return None or a tuple of \(new_args, new_kwargs\), but got"):
         module(x)
     handle.remove()
     assert module(x).tolist() == [2.0, 10.0]
@@ -585,9 +583,7 @@ def test_full_backward_hook_sees_the_inputs_that_pre_hooks_leave(module: Scale) 
         seen.append((grad_input[0].tolist(), grad_output[0].tolist()))
 
     module.register_full_backward_hook(look)
-    module.register_forward_pre_hook(
-        lambda module, args, kwargs: ((args[0] * 3,), {"factor": 7.0}), with_kwargs=True
-    )
+    module.register_forward_pre_hook(lambda module, args, kwargs: ((args[0] * 3,), {"factor": 7.0}), with_kwargs=True)
     module.register_forward_hook(lambda module, args, kwargs, output: output * 5, with_kwargs=True)
     x = torch.tensor([1.0, 5.0], requires_grad=True)
     module(x).sum().backward()

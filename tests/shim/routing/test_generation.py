@@ -77,9 +77,7 @@ def test_scores_and_beam_indices_are_those_of_the_whole_batch(model):
 def test_scores_of_different_lengths_are_refused(model):
     settings = {"max_new_tokens": 8, "eos_token_id": list(range(2, 14)), "do_sample": False}
     with pytest.raises(shim.RefusedError, match=r"different numbers of tokens.*min_new_tokens"):
-        model.generate(
-            input_ids=IDS, adapter_names=NAMES, output_scores=True, return_dict_in_generate=True, **settings
-        )
+        model.generate(input_ids=IDS, adapter_names=NAMES, output_scores=True, return_dict_in_generate=True, **settings)
 
 
 def test_allowed_tokens_are_asked_for_the_callers_samples(model):

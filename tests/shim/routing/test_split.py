@@ -135,9 +135,7 @@ def test_rows_come_back_in_order_for_any_assignment(data, seed):
         with torch.random.fork_rng(), torch.no_grad():
             torch.manual_seed(seed)
             config = peft.LoraConfig(r=1, target_modules=["0"], init_lora_weights=False)
-            model = peft.get_peft_model(
-                torch.nn.Sequential(torch.nn.Linear(3, 3)), config, adapter_name="ann"
-            )
+            model = peft.get_peft_model(torch.nn.Sequential(torch.nn.Linear(3, 3)), config, adapter_name="ann")
             model.add_adapter("ben", config)
             model = model.double().eval()
             x = torch.randn(len(names), 3, dtype=torch.float64)
@@ -264,6 +262,25 @@ def test_packed_inputs_are_refused(adapted):
     model = adapted(body)
     with pytest.raises(shim.RefusedError, match=r"do not divide by sample.*packed"):
         model(X, packed=torch.randn(12, 4, dtype=torch.float64), adapter_names=NAMES)
+
+
+class Memory:
+    """A cache of the user's own: no forward on a part of the batch may touch it."""
+
+    def __init__(self):
+        self.rows = []
+
+
+@pytest.mark.parametrize("value", [Memory(), X.numpy()])
+def test_an_object_that_a_forward_may_change_is_refused_and_left_alone(adapted, value):
+    def body(toy, x, memory=None):
+        memory.rows.append(x)
+        return toy.linear(x)
+
+    model = adapted(body)
+    with pytest.raises(shim.RefusedError, match=r"input 'memory' is a .*whose samples are not known"):
+        model(X, memory=value, adapter_names=NAMES)
+    assert getattr(value, "rows", []) == []
 
 
 def test_images_beside_text_are_proven_at_every_call(adapted):
