@@ -70,12 +70,13 @@ def displaced():
 
 def owners():
     """Every module and class of peft, and what a torch patch may touch."""
+    import torch.distributed.nn.api.remote_module
     import torch.fx._symbolic_trace
     import torch.jit._recursive
     import torch.utils.hooks
 
     found = [torch.nn.Module, torch.utils.hooks.RemovableHandle]
-    found += [torch.fx._symbolic_trace, torch.jit._recursive]
+    found += [torch.fx._symbolic_trace, torch.jit._recursive, torch.distributed.nn.api.remote_module]
     for name, module in sorted(sys.modules.items()):
         if name.split(".")[0] == "peft" and module is not None:
             found.append(module)
