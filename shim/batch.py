@@ -113,11 +113,7 @@ def _check_loaded(model: Any, names: Tuple[str, ...]) -> None:
 
 
 def _check_state(model: Any, names: Tuple[str, ...], layers: Tuple[Tuple[str, Any], ...]) -> None:
-    if model.training:
-        raise RefusedError(
-            "Cannot pass `adapter_names` when the model is in training mode: dropout and batch statistics would "
-            "differ from each adapter's own run. Call model.eval() first"
-        )
+    _check_evaluation_mode(model, layers)
     for name, layer in layers:
         if isinstance(layer, layer_kinds()[0]) and layer.merged:
             raise RefusedError(
@@ -125,21 +121,32 @@ def _check_state(model: Any, names: Tuple[str, ...], layers: Tuple[Tuple[str, An
                 f"{list(layer.merged_adapters)} in its base weights, so no other row can be exact. Call "
                 "model.unmerge_adapter() first"
             )
-    for adapter in sorted(set(names) - {BASE}):
-        reason = _unsupported(model.peft_config[adapter])
-        if reason is not None:
-            raise RefusedError(f"adapter {adapter!r} {reason}. Run its rows in a call of their own instead")
-    for name, layer in layers:
         if type(layer).__name__ == "MultiheadAttention":
             raise RefusedError(
                 f"{name} is a lora.MultiheadAttention, which merges weights while it runs: a failure or "
                 "another thread would see them. Target the projections outside of it, or run one adapter a call"
             )
+    for adapter in sorted(set(names) - {BASE}):
+        reason = _unsupported(model.peft_config[adapter])
+        if reason is not None:
+            raise RefusedError(f"adapter {adapter!r} {reason}. Run its rows in a call of their own instead")
     for name, module in model.named_modules():
         if _is_compiled(module):
             raise RefusedError(
                 f"{name or 'the model'} is compiled (torch.compile), and its graph keeps the adapter that it "
                 "was traced with. Pass the uncompiled model for mixed batches"
+            )
+
+
+def _check_evaluation_mode(model: Any, layers: Tuple[Tuple[str, Any], ...]) -> None:
+    """Refuse a module in training mode, but for what PEFT adds in that mode to a model in evaluation mode."""
+    added = {id(module) for _, layer in layers for module in layer.modules()}
+    for name, module in model.named_modules():
+        is_random = getattr(module, "p", 0) > 0 if "Dropout" in type(module).__name__ else False
+        if module.training and (id(module) not in added or is_random or hasattr(module, "running_mean")):
+            raise RefusedError(
+                f"Cannot pass `adapter_names` when the model is in training mode, as {name or 'the model'} is: "
+                "dropout and batch statistics would differ from each adapter's own run. Call model.eval() first"
             )
 
 

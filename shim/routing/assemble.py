@@ -9,7 +9,7 @@ import torch
 from shim.batch import Group
 from shim.errors import RefusedError
 from shim.routing.layout import CONSTANT, COUNT, ROWS, SHARED, Layout, Rule, same_constant, same_values
-from shim.routing.tree import leaves, map_leaves, shown
+from shim.routing.tree import by_path, map_leaves, shown
 
 
 class LayoutChanged(Exception):
@@ -24,7 +24,7 @@ def assemble(parts: Sequence[Any], groups: Sequence[Group], layout: Layout) -> A
         RefusedError: the adapters' outputs cannot stand in one tensor (contract H4), or a leaf that the batch
             shares differs by adapter (contract R8).
     """
-    columns = [dict(leaves(part)) for part in parts]
+    columns = [by_path(part) for part in parts]
     for column in columns:
         if column.keys() != layout.keys():
             raise LayoutChanged

@@ -20,7 +20,7 @@ from shim.routing.assemble import LayoutChanged, assemble, in_row_order
 from shim.routing.inputs import PER_SAMPLE, SHARED, Inputs, check_known, root_name, sample_paths, take
 from shim.routing.layout import CONSTANT, ROWS, Rule
 from shim.routing.rehearsal import plan_for
-from shim.routing.tree import leaves, replace_state
+from shim.routing.tree import by_path, replace_state
 from shim.selection import select
 
 _NOT_REHEARSED = (
@@ -80,7 +80,13 @@ def _sample_paths(function: Callable[..., Any], batch: MixedBatch, inputs: Input
         return paths
 
     def run(part: Inputs) -> Dict[str, Any]:
-        return {"scores": part.call(function).scores}
+        scores = getattr(part.call(function), "scores", None)
+        if scores is None:
+            raise RefusedError(
+                f"inputs {sorted(map(root_name, inputs.tensors()))} are not all known to be one entry per sample, "
+                "and this model's generate returns no scores to prove it by. Run one adapter a call"
+            )
+        return {"scores": scores}
 
     values = {name: value for name, value in inputs.values.items() if name not in _NOT_REHEARSED}
     short = Inputs({**values, **_ONE_GREEDY_TOKEN}, inputs.positional)
@@ -107,8 +113,7 @@ def _put_together(outputs: List[Any], batch: MixedBatch, inputs: Inputs) -> Any:
         )
     special: Dict[str, Any] = {"sequences": _sequences([o["sequences"] for o in outputs], groups, batch, inputs)}
     if outputs[0].get("beam_indices") is not None:
-        beams = _setting("num_beams", batch, inputs) or 1
-        rebased = [_rebase(o["beam_indices"], g, beams) for o, g in zip(outputs, groups)]
+        rebased = [_rebase(o["beam_indices"], g, _beams(o, g, batch, inputs)) for o, g in zip(outputs, groups)]
         special["beam_indices"] = in_row_order(_padded(rebased, -1), groups, 0)
     rest = [{key: value for key, value in output.items() if key not in special} for output in outputs]
     joined = {**_by_documented_layout(rest, groups), **special}
@@ -132,6 +137,14 @@ def _padded(parts: List[Any], value: int) -> List[Any]:
     return [torch.nn.functional.pad(part, (0, length - part.shape[1]), value=value) for part in parts]
 
 
+def _beams(output: Any, group: Group, batch: MixedBatch, inputs: Inputs) -> int:
+    """Return the beams of each sample: as the scores have it, or else the settings."""
+    scores = output.get("scores")
+    if scores:
+        return int(scores[0].shape[0] // len(group.rows))
+    return int(_setting("num_beams", batch, inputs) or 1)
+
+
 def _rebase(beam_indices: Any, group: Group, beams: int) -> Any:
     """Turn rows of the sub-batch's beams into rows of the batch's; -1 stays -1."""
     rows = torch.tensor(group.rows, device=beam_indices.device)
@@ -143,7 +156,7 @@ def _rebase(beam_indices: Any, group: Group, beams: int) -> Any:
 def _by_documented_layout(parts: Sequence[Any], groups: Sequence[Group]) -> Any:
     layout = {
         path: Rule(ROWS, 0, single=False) if isinstance(leaf, torch.Tensor) else Rule(CONSTANT)
-        for path, leaf in leaves(parts[0])
+        for path, leaf in by_path(parts[0]).items()
     }
     try:
         return assemble(parts, groups, layout)

@@ -13,7 +13,7 @@ import torch
 
 from shim.batch import MixedBatch
 from shim.errors import AdapterNamesError, RefusedError
-from shim.routing.tree import is_cache, leaves, map_leaves
+from shim.routing.tree import by_path, is_cache, map_leaves
 
 # Inputs whose first dimension transformers documents as the batch, whatever the model.
 PER_SAMPLE: FrozenSet[str] = frozenset(
@@ -51,6 +51,9 @@ class Inputs:
     @classmethod
     def of(cls, args: Sequence[Any], kwargs: Mapping[str, Any], signature: Sequence[str]) -> Inputs:
         """Return the arguments `args` and `kwargs` of a function whose positional parameters are `signature`."""
+        twice = sorted(set(signature[: len(args)]) & set(kwargs))
+        if twice:
+            raise TypeError(f"the call got multiple values for argument {twice[0]!r}")
         names = (*signature[: len(args)], *(f"argument {i}" for i in range(len(signature), len(args))))
         return cls({**dict(zip(names, args)), **kwargs}, len(args))
 
@@ -66,8 +69,11 @@ class Inputs:
 
     def tensors(self) -> Dict[str, Any]:
         """Return every tensor by path."""
-        found = (leaf for name, value in self.values.items() for leaf in leaves(value, name))
-        return {path: leaf for path, leaf in found if isinstance(leaf, torch.Tensor)}
+        return {path: leaf for path, leaf in self.leaves().items() if isinstance(leaf, torch.Tensor)}
+
+    def leaves(self) -> Dict[str, Any]:
+        """Return every leaf by path, beginning with the argument's name."""
+        return {p: leaf for name, value in self.values.items() for p, leaf in by_path(value, name).items()}
 
     def map(self, function: Callable[[str, Any], Any]) -> Inputs:
         """Return inputs with `function(path, leaf)` in the place of each leaf; containers are new."""
@@ -111,13 +117,12 @@ def check_known(inputs: Inputs) -> None:
     Raises:
         RefusedError: an object whose samples cannot be told, and which each part of the batch would change.
     """
-    for name, value in inputs.values.items():
-        for path, leaf in leaves(value, name):
-            if not isinstance(leaf, _KNOWN) and not callable(leaf) and not _is_of_transformers(leaf):
-                raise RefusedError(
-                    f"input {path!r} is a {type(leaf).__module__}.{type(leaf).__qualname__}, whose samples are not "
-                    "known. Pass tensors (a cache: one of transformers' classes), or run one adapter a call"
-                )
+    for path, leaf in inputs.leaves().items():
+        if not isinstance(leaf, _KNOWN) and not callable(leaf) and not _is_of_transformers(leaf):
+            raise RefusedError(
+                f"input {path!r} is a {type(leaf).__module__}.{type(leaf).__qualname__}, whose samples are not known. "
+                "Pass tensors (a cache: one of transformers' classes), or run one adapter a call"
+            )
 
 
 def sample_paths(inputs: Inputs, count: int) -> FrozenSet[str]:

@@ -14,7 +14,7 @@ import torch
 
 from shim.batch import Group
 from shim.errors import RefusedError
-from shim.routing.tree import leaves, shown
+from shim.routing.tree import by_path, shown
 
 ROWS, TILES, SHARED, COUNT, CONSTANT = "rows", "tiles", "shared", "count", "constant"
 
@@ -45,9 +45,9 @@ def find_layout(whole: Any, parts: Sequence[Any], groups: Sequence[Group]) -> La
         RefusedError: an output has no samples, mixes samples, or its rows are not the parts' rows (contract
             R8, F3); the message names it and its shapes.
     """
-    columns = [dict(leaves(part)) for part in parts]
+    columns = [by_path(part) for part in parts]
     layout: Dict[str, Rule] = {}
-    for path, leaf in leaves(whole):
+    for path, leaf in by_path(whole).items():
         found = [column.get(path, _MISSING) for column in columns]
         if any(value is _MISSING for value in found) or any(len(c) != len(columns[0]) for c in columns):
             raise RefusedError(

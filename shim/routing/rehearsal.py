@@ -21,7 +21,6 @@ from shim.errors import RefusedError
 from shim.no_trace import generators_restored
 from shim.routing.inputs import PER_SAMPLE, SHARED, Inputs, root_name, sample_paths, take, with_caches_cloned
 from shim.routing.layout import Layout, find_layout
-from shim.routing.tree import leaves
 from shim.selection import BASE, select
 
 Run = Callable[[Inputs], Any]
@@ -35,6 +34,7 @@ class Plan:
     layout: Layout
 
 
+_MOST_PLANS = 256
 _LOCK = threading.Lock()
 _PLANS: weakref.WeakKeyDictionary[Any, Dict[Hashable, Plan]] = weakref.WeakKeyDictionary()
 
@@ -57,7 +57,9 @@ def plan_for(run: Run, batch: MixedBatch, inputs: Inputs, kind: str, again: bool
     plan = _rehearse(run, batch, inputs)
     if key is not None:
         with _LOCK:
-            _PLANS[batch.model] = {**_PLANS.get(batch.model, {}), key: plan}
+            # A new dict each time, so that readers need no lock; the oldest go, lest changing arguments pile up.
+            latest = list(_PLANS.get(batch.model, {}).items())[1 - _MOST_PLANS :]
+            _PLANS[batch.model] = dict([*latest, (key, plan)])
     return plan
 
 
@@ -119,12 +121,11 @@ def _key(kind: str, batch: MixedBatch, inputs: Inputs) -> Optional[Hashable]:
     if len(undocumented) > 1 and not all(_rows_differ(tensor) for tensor in undocumented):
         return None  # rows that are alike cannot tell a tensor per sample from one for the whole batch
     parts: List[Hashable] = [kind, inputs.positional, *sorted(_adapters_to_rehearse(batch))]
-    for name, value in inputs.values.items():
-        for path, leaf in leaves(value, name):
-            if path in tensors:
-                parts.append((path, leaf.dim(), leaf.dtype, leaf.dim() > 0 and leaf.shape[0] == count))
-            else:
-                parts.append((path, type(leaf), repr(leaf)))
+    for path, leaf in inputs.leaves().items():
+        if path in tensors:
+            parts.append((path, leaf.dim(), leaf.dtype, leaf.dim() > 0 and leaf.shape[0] == count))
+        else:
+            parts.append((path, type(leaf), repr(leaf)))
     return tuple(parts)
 
 

@@ -6,6 +6,8 @@ import copy
 import dataclasses
 from typing import Any, Callable, Dict, Iterator, List, Tuple
 
+from shim.errors import RefusedError
+
 Leaf = Tuple[str, Any]
 
 
@@ -23,6 +25,23 @@ def leaves(value: Any, path: str = "") -> List[Leaf]:
 
     map_leaves(note, value, path)
     return found
+
+
+def by_path(value: Any, path: str = "") -> Dict[str, Any]:
+    """Return every leaf of `value` by path.
+
+    Raises:
+        RefusedError: two leaves have one path, so that one would stand for both.
+    """
+    found = leaves(value, path)
+    named = dict(found)
+    if len(named) != len(found):
+        twice = next(where for where in named if sum(where == other for other, _ in found) > 1)
+        raise RefusedError(
+            f"two values are called {shown(twice)}, so they cannot be told apart. Give the keys of nested dicts "
+            "names without dots and brackets, or run one adapter a call"
+        )
+    return named
 
 
 def map_leaves(function: Callable[[str, Any], Any], value: Any, path: str = "") -> Any:

@@ -232,3 +232,24 @@ def test_parameters_adapted_in_place_are_exact_and_left_as_they_were():
             torch.testing.assert_close(mixed[0], before[0])
             torch.testing.assert_close(mixed[1], alone(model, "ann", x)[1])
             assert torch.equal(alone(model, "__base__", x), before)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_an_adapter_added_after_eval_is_refused_only_where_it_drops_out(dropout):
+    model = llama()
+    config = peft.LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM", lora_dropout=dropout)
+    model.add_adapter("cat", config)  # PEFT leaves its dropout in training mode
+    assert not model.training
+    with torch.no_grad():
+        if dropout:
+            with pytest.raises(shim.RefusedError, match=r"training mode, as .*lora_dropout\.cat is"):
+                model(input_ids=tokens(), adapter_names=NAMES)
+            model.eval()
+        model(input_ids=tokens(), adapter_names=["cat", *NAMES[1:]])
+
+
+def test_a_layer_left_in_training_mode_is_refused_by_name():
+    model = llama()
+    model.base_model.model.model.layers[0].train()
+    with pytest.raises(shim.RefusedError, match=r"training mode, as base_model\.model\.model\.layers\.0 is"):
+        model(input_ids=tokens(), adapter_names=NAMES)

@@ -365,3 +365,26 @@ def test_gradients_flow_to_each_adapter_from_its_own_rows(adapted):
     got = {k: p.grad for k, p in weights.items()}
     assert all(grad is None or not grad.any() for k, grad in got.items() if ".ann." in k)
     assert all(grad.any() for k, grad in got.items() if ".ben." in k)
+
+
+def test_values_that_share_a_name_are_refused(adapted):
+    model = adapted(lambda toy, x: {"a.b": toy.linear(x), "a": {"b": x}})
+    with pytest.raises(shim.RefusedError, match=r"two values are called 'a\.b'"):
+        model(X, adapter_names=NAMES)
+
+
+def test_an_argument_given_twice_is_an_error_as_without_names(adapted):
+    model = adapted(lambda toy, x: toy.linear(x))
+    model.get_base_model().forward = lambda x: model.get_base_model().body(model.get_base_model(), x)
+    with pytest.raises(TypeError, match="multiple values for argument 'x'"):
+        model(X, x=X, adapter_names=NAMES)
+
+
+def test_plans_do_not_pile_up(adapted, monkeypatch):
+    from shim.routing import rehearsal
+
+    monkeypatch.setattr(rehearsal, "_MOST_PLANS", 3)
+    model = adapted(lambda toy, x, scale: toy.linear(x) * scale)
+    for scale in range(1, 7):
+        model(X, scale=scale, adapter_names=NAMES)
+    assert len(rehearsal._PLANS[model]) == 3
