@@ -1,7 +1,8 @@
 """When two rows are the same, when they are not, and when the question was too weak to count.
 
 Tiers (contract, Exactness): integer-valued models bitwise; float64 to a relative error of 1e-9, on rows where
-the adapters differ by at least 1000 times that.
+the adapters differ by at least 1000 times that; in low precision a run may be at most a few times as far from the
+float64 truth as the rows run alone in that precision.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from typing import Any, Mapping, Sequence
 
 FLOAT64_TOLERANCE = 1e-9
 POWER = 1000.0
+LOW_PRECISION_FACTOR = 4.0
+LOW_PRECISION_POWER = 10.0
 
 
 class Mismatch(AssertionError):
@@ -19,6 +22,10 @@ class Mismatch(AssertionError):
 
 class Vacuous(AssertionError):
     """The adapters are so alike on a row that a wrong answer would have passed."""
+
+
+class Inapplicable(Exception):
+    """The check has nothing to say here: not even the rows alone can be run this way."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +101,7 @@ def compare_row(
         worst = max(worst, error)
         if error > tier.tolerance:
             raise Mismatch(_difference(path, observed[path], want, error, tier, others, where))
-    separation = min((_distance(expected, other) for other in others.values()), default=float("inf"))
+    separation = separation_of(expected, others)
     if others and (separation <= 0.0 or separation < tier.least_separation):
         closest = min(others, key=lambda name: _distance(expected, others[name]))
         raise Vacuous(
@@ -102,6 +109,51 @@ def compare_row(
             f"for the comparison to count [{where}]. Make the adapters stronger or less alike"
         )
     return Evidence(worst, separation)
+
+
+def low_precision_error(rows: Mapping[Any, Mapping[str, Any]], truth: Mapping[Any, Mapping[str, Any]]) -> float:
+    """Return how far a run in low precision is from the float64 `truth`: the worst output's relative error.
+
+    Root mean square over all rows of an output, whose largest single error is a matter of chance; both by the same
+    keys, one for each row.
+    """
+    import torch
+
+    errors = []
+    for path, first in next(iter(truth.values())).items():
+        if first.is_floating_point():
+            want = torch.cat([tensors[path].flatten() for tensors in truth.values()])
+            have = torch.cat([rows[key][path].double().flatten() for key in truth])
+            errors.append(float((have - want).norm() / want.norm().clamp(min=torch.finfo(want.dtype).tiny)))
+    return max(errors, key=lambda error: (error != error, error))
+
+
+def compare_in_low_precision(observed: float, alone: float, separation: float, step: float, where: str) -> Evidence:
+    """Compare the error of a mixed run in low precision with that of the rows run alone in that precision.
+
+    Args:
+        observed, alone: the runs' errors against float64, as `low_precision_error` gives them.
+        separation: the least relative distance between adapters on a row.
+        step: one rounding step of the precision, relative to 1.
+
+    Raises:
+        Mismatch: the mixed run is more than LOW_PRECISION_FACTOR times as far from the truth.
+        Vacuous: the adapters lie within LOW_PRECISION_POWER times what is allowed.
+    """
+    allowed = LOW_PRECISION_FACTOR * max(alone, step)
+    if not observed <= allowed:  # nan is no answer either
+        raise Mismatch(
+            f"the mixed run is {observed:.1e} from the float64 truth, but should be at most {allowed:.1e}, "
+            f"{LOW_PRECISION_FACTOR:g} times what the rows alone are in that precision [{where}]"
+        )
+    if separation < LOW_PRECISION_POWER * allowed:
+        raise Vacuous(f"adapters differ by {separation:.1e}, but rounding allows {allowed:.1e} [{where}]")
+    return Evidence(observed, separation)
+
+
+def separation_of(row: Mapping[str, Any], others: Mapping[str, Mapping[str, Any]]) -> float:
+    """Return how near the nearest other adapter's row comes to `row`, by the output that tells them best apart."""
+    return min((_distance(row, other) for other in others.values()), default=float("inf"))
 
 
 def _distance(left: Mapping[str, Any], right: Mapping[str, Any]) -> float:

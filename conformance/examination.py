@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, List, Optional, Tuple
 
 from conformance.case import Case
 from conformance.checks import CHECKS
-from conformance.compare import Evidence, Mismatch, Vacuous
+from conformance.compare import Evidence, Inapplicable, Mismatch, Vacuous
 from conformance.oracle import NotBatchable
 from conformance.scenarios import Scenario, scenarios
 from conformance.settings import Settings
@@ -85,6 +85,8 @@ def _run(model: Model, check: Check, settings: Settings, record: _Record) -> Tup
         return Outcome.VACUOUS, record.vacuous or _NO_SCENARIO
     except Mismatch as error:
         return Outcome.FAIL, str(error)
+    except Inapplicable as error:
+        return Outcome.SKIPPED, str(error)
     except NotBatchable as error:
         return Outcome.ERROR, str(error) or type(error).__name__
     except refusals() as error:
@@ -129,9 +131,9 @@ def _draw_examples(model: Model, check: Check, settings: Settings, record: _Reco
 def _run_scenario(model: Model, check: Check, scenario: Scenario, device: str) -> Evidence:
     import torch
 
-    from conformance.models.precision import default_dtype
+    from conformance.models.precision import default_dtype, without_tf32
 
-    with default_dtype(torch.float64):
+    with default_dtype(torch.float64), without_tf32():
         return check.function(Case(model, scenario, device))
 
 

@@ -3,7 +3,18 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from conformance.compare import EXACT, FLOAT64, Evidence, Mismatch, Vacuous, compare_row, relative_error
+from conformance.compare import (
+    EXACT,
+    FLOAT64,
+    Evidence,
+    Mismatch,
+    Vacuous,
+    compare_in_low_precision,
+    compare_row,
+    low_precision_error,
+    relative_error,
+    separation_of,
+)
 
 ROW = {"logits": torch.tensor([1.0, -2.0], dtype=torch.float64)}
 OTHER = {"logits": torch.tensor([3.0, 0.5], dtype=torch.float64)}
@@ -85,3 +96,27 @@ def test_one_output_that_tells_the_adapters_apart_is_power_enough():
 def test_evidence_adds_up_to_the_worst():
     total = Evidence(1e-12, 0.5) + Evidence(1e-15, 0.1)
     assert total == Evidence(1e-12, 0.1)
+
+
+def test_a_run_in_low_precision_is_held_against_the_rows_alone():
+    assert compare_in_low_precision(3e-3, 1e-3, 0.5, 1e-4, "bf16") == Evidence(3e-3, 0.5)
+    with pytest.raises(Mismatch, match=r"5\.0e-03 from the float64 truth, but should be at most 4\.0e-03"):
+        compare_in_low_precision(5e-3, 1e-3, 0.5, 1e-4, "bf16")
+    with pytest.raises(Vacuous, match="rounding allows"):
+        compare_in_low_precision(1e-3, 1e-3, 0.01, 1e-4, "bf16")
+
+
+def test_the_error_of_a_run_is_that_of_its_worst_output():
+    truth = {0: {**ROW, "more": OTHER["logits"]}, 1: {**OTHER, "more": OTHER["logits"]}}
+    rows = {key: {path: value.float() for path, value in row.items()} for key, row in truth.items()}
+    assert low_precision_error(rows, truth) < 1e-7
+    rows[1]["more"] = rows[1]["more"] * 1.01
+    assert low_precision_error(rows, truth) == pytest.approx(0.01 / 2**0.5, rel=1e-3)
+    rows[0]["logits"] = rows[0]["logits"] * float("nan")
+    with pytest.raises(Mismatch):
+        compare_in_low_precision(low_precision_error(rows, truth), 1e-3, 1.0, 1e-7, "nan")
+
+
+def test_separation_is_that_of_the_nearest_other():
+    near = {"logits": ROW["logits"] * 1.001}
+    assert separation_of(ROW, {"far": OTHER, "near": near}) == pytest.approx(1e-3)

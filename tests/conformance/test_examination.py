@@ -4,7 +4,7 @@ import pytest
 
 import shim
 from conformance.checks.check import Check, has_rows
-from conformance.compare import Evidence, Mismatch, Vacuous
+from conformance.compare import Evidence, Inapplicable, Mismatch, Vacuous
 from conformance.examination import examine
 from conformance.models import MODELS
 from conformance.oracle import NotBatchable
@@ -38,6 +38,7 @@ def test_evidence_from_every_example_passes():
         (Mismatch("is 3, but should be 4"), Outcome.FAIL, "is 3, but should be 4"),
         (Vacuous("too alike"), Outcome.VACUOUS, "too alike"),
         (NotBatchable("rows depend"), Outcome.ERROR, "rows depend"),
+        (Inapplicable("no bfloat16"), Outcome.SKIPPED, "no bfloat16"),
         (shim.RefusedError("layer x"), Outcome.REFUSED, "layer x"),
         (ValueError("upstream's own"), Outcome.FAIL, "raised ValueError: upstream's own"),
         (shim.UnknownAdapterError("nobody"), Outcome.FAIL, "nobody"),

@@ -270,6 +270,16 @@ def outputs_that_mix_samples_are_guessed(patch):
     patch.setattr(shim.routing.assemble, "in_row_order", lambda parts, groups, dim, kind: parts[0])
 
 
+@fault("bert", "float32_rows_are_as_exact_as_alone")
+def rows_pass_through_a_lower_precision(patch):
+    original = shim.routing.assemble.in_row_order
+
+    def in_row_order(parts, groups, dim, kind):
+        return original([part.bfloat16().to(part.dtype) for part in parts], groups, dim, kind)
+
+    patch.setattr(shim.routing.assemble, "in_row_order", in_row_order)
+
+
 @fault("llama", "several_returned_sequences_are_the_rows_own")
 def beams_are_tiled_for_interleaved(patch):
     original = shim.routing.generation.in_row_order
