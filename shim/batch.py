@@ -113,6 +113,12 @@ def _check_loaded(model: Any, names: Tuple[str, ...]) -> None:
 
 
 def _check_state(model: Any, names: Tuple[str, ...], layers: Tuple[Tuple[str, Any], ...]) -> None:
+    for name, module in model.named_modules():
+        if _is_compiled(module):
+            raise RefusedError(
+                f"{name or 'the model'} is compiled (torch.compile), and its graph keeps the adapter that it "
+                "was traced with. Pass the uncompiled model for mixed batches"
+            )
     _check_evaluation_mode(model, layers)
     for name, layer in layers:
         if isinstance(layer, layer_kinds()[0]) and layer.merged:
@@ -130,12 +136,6 @@ def _check_state(model: Any, names: Tuple[str, ...], layers: Tuple[Tuple[str, An
         reason = _unsupported(model.peft_config[adapter])
         if reason is not None:
             raise RefusedError(f"adapter {adapter!r} {reason}. Run its rows in a call of their own instead")
-    for name, module in model.named_modules():
-        if _is_compiled(module):
-            raise RefusedError(
-                f"{name or 'the model'} is compiled (torch.compile), and its graph keeps the adapter that it "
-                "was traced with. Pass the uncompiled model for mixed batches"
-            )
 
 
 def _check_evaluation_mode(model: Any, layers: Tuple[Tuple[str, Any], ...]) -> None:
