@@ -7,7 +7,7 @@ the whole batch run under that adapter.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Dict, Mapping, Optional
+from typing import TYPE_CHECKING, Any, Dict, Mapping, Optional, Tuple
 
 from conformance.compare import FLOAT64_TOLERANCE, relative_error
 from conformance.outputs import Place, Tensors, row_dim, tensors_of
@@ -29,7 +29,7 @@ class Oracle:
         self._model, self._scenario, self._inputs, self._device = model, scenario, inputs, device
         self._samples = len(scenario.rows)
         self._models: Dict[str, Any] = {}
-        self._whole: Dict[str, Tensors] = {}
+        self._runs: Dict[Tuple[str, Optional[int]], Tensors] = {}
         self._places: Optional[Dict[str, Optional[Place]]] = None
 
     def model_of(self, adapter: str) -> Any:
@@ -43,14 +43,16 @@ class Oracle:
         return self._models[adapter]
 
     def run(self, adapter: str, row: Optional[int] = None) -> Tensors:
-        """Return the outputs of the whole batch, or of one `row` by itself, under `adapter`."""
+        """Return the outputs of the whole batch, or of one `row` by itself, under `adapter`; each is run once."""
         import torch
 
-        inputs = self._inputs
-        if row is not None:
-            inputs = {name: value[row : row + 1] for name, value in inputs.items()}
-        with torch.no_grad():
-            return tensors_of(self.model_of(adapter)(**inputs))
+        if (adapter, row) not in self._runs:
+            inputs = self._inputs
+            if row is not None:
+                inputs = {name: value[row : row + 1] for name, value in inputs.items()}
+            with torch.no_grad():
+                self._runs[adapter, row] = tensors_of(self.model_of(adapter)(**inputs))
+        return self._runs[adapter, row]
 
     def expected(self, adapter: str, row: int) -> Tensors:
         """Return the output tensors of `row` under `adapter`.
@@ -58,9 +60,7 @@ class Oracle:
         Raises:
             NotBatchable: the two references disagree.
         """
-        if adapter not in self._whole:
-            self._whole[adapter] = self.run(adapter)
-        whole, single = self._whole[adapter], self.run(adapter, row)
+        whole, single = self.run(adapter), self.run(adapter, row)
         places = self._find_places(adapter)
         found = rows_at(whole, places, row, self._samples)
         for path, observed in found.items():

@@ -113,13 +113,14 @@ def _check_loaded(model: Any, names: Tuple[str, ...]) -> None:
 
 
 def _check_state(model: Any, names: Tuple[str, ...], layers: Tuple[Tuple[str, Any], ...]) -> None:
-    for name, module in model.named_modules():
+    modules = list(model.named_modules())
+    for name, module in modules:
         if _is_compiled(module):
             raise RefusedError(
                 f"{name or 'the model'} is compiled (torch.compile), and its graph keeps the adapter that it "
                 "was traced with. Pass the uncompiled model for mixed batches"
             )
-    _check_evaluation_mode(model, layers)
+    _check_evaluation_mode(modules, layers)
     for name, layer in layers:
         if isinstance(layer, layer_kinds()[0]) and layer.merged:
             raise RefusedError(
@@ -138,10 +139,10 @@ def _check_state(model: Any, names: Tuple[str, ...], layers: Tuple[Tuple[str, An
             raise RefusedError(f"adapter {adapter!r} {reason}. Run its rows in a call of their own instead")
 
 
-def _check_evaluation_mode(model: Any, layers: Tuple[Tuple[str, Any], ...]) -> None:
+def _check_evaluation_mode(modules: List[Tuple[str, Any]], layers: Tuple[Tuple[str, Any], ...]) -> None:
     """Refuse a module in training mode, but for what PEFT adds in that mode to a model in evaluation mode."""
     added = {id(module) for _, layer in layers for module in layer.modules()}
-    for name, module in model.named_modules():
+    for name, module in modules:
         is_random = getattr(module, "p", 0) > 0 if "Dropout" in type(module).__name__ else False
         if module.training and (id(module) not in added or is_random or hasattr(module, "running_mean")):
             raise RefusedError(

@@ -118,5 +118,13 @@ class Applied:
                 setattr(replacement.owner, replacement.attribute, raw)
 
 
+def with_subclasses(*classes: Any) -> List[Any]:
+    """Return `classes` and every class that is derived from them so far, each once."""
+    found = list(classes)
+    for cls in found:
+        found.extend(sub for sub in cls.__subclasses__() if sub not in found)
+    return found
+
+
 def _name(owner: Any) -> str:
     return str(getattr(owner, "__qualname__", None) or getattr(owner, "__name__", owner))

@@ -72,10 +72,13 @@ def _errors_alone(case: Case, inputs: Any, dtype: Any, own: Dict[Tuple[str, int]
 
     whole, single = {}, {}
     try:
+        outputs = {}
         for name, row in own:
             model = case.oracle.model_of(name).to(dtype)
             with torch.no_grad():
-                whole[name, row] = case.oracle.rows_of(model(**inputs), row)
+                if name not in outputs:
+                    outputs[name] = model(**inputs)
+                whole[name, row] = case.oracle.rows_of(outputs[name], row)
                 single[name, row] = tensors_of(model(**{key: value[row : row + 1] for key, value in inputs.items()}))
     except (RuntimeError, NotImplementedError) as error:
         raise Inapplicable(f"the model does not run in {dtype}: {error}") from error

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from conformance.case import Case, raised_by, reordered
 from conformance.checks.check import check
-from conformance.compare import Evidence, Mismatch, relative_error
+from conformance.compare import Evidence, Mismatch, compare_row, relative_error
 from conformance.outputs import tensors_of
 from conformance.scenarios import BASE, Draws
 from conformance.shim_switch import refusals
@@ -27,11 +27,10 @@ def reordering_rows_reorders_outputs(case: Case) -> Evidence:
     order = list(reversed(range(len(case.rows))))
     names = [case.rows[row] for row in order]
     output = case.mixed(names, reordered(case.inputs, order))
-    back = Case(case.model, case.scenario, case.device)
     evidence = Evidence()
     for position, row in enumerate(order):
-        observed = back.oracle.rows_of(output, position)
-        for path, want in back.oracle.expected(case.rows[row], row).items():
+        observed = case.oracle.rows_of(output, position)
+        for path, want in case.oracle.expected(case.rows[row], row).items():
             error = relative_error(observed[path], want)
             if error > case.tier.tolerance:
                 raise Mismatch(f"output {path!r} of row {row} differs by {error:.1e} at position {position}")
@@ -70,7 +69,7 @@ def one_sample_under_several_adapters_gives_each_answer(case: Case) -> Evidence:
         observed = case.oracle.rows_of(output, row)
         want = case.oracle.expected(name, 0)
         others = {other: case.oracle.expected(other, 0) for other in names if other != name}
-        evidence += _compare(case, observed, want, others, f"copy {row} of sample 0 under {name!r}")
+        evidence += compare_row(observed, want, others, case.tier, f"copy {row} of sample 0 under {name!r}")
     return evidence
 
 
@@ -111,9 +110,3 @@ def _whole_batch_outputs_agree(case: Case) -> Evidence:
     if not case.oracle.rows_of(output, 0) or not tensors_of(output):
         raise Mismatch("the call returned no output with rows, but should")
     return case.expect_rows(output, case.rows)
-
-
-def _compare(case: Case, observed: object, want: object, others: object, where: str) -> Evidence:
-    from conformance.compare import compare_row
-
-    return compare_row(observed, want, others, case.tier, where)  # type: ignore[arg-type]

@@ -75,7 +75,6 @@ def _text(
     fill: str = "#24292f",
     anchor: str = "start",
     weight: str = "",
-    size: int = 12,
 ) -> str:
     bold = f' font-weight="{weight}"' if weight else ""
-    return f'<text x="{x}" y="{y}" fill="{fill}" text-anchor="{anchor}" font-size="{size}"{bold}>{escape(text)}</text>'
+    return f'<text x="{x}" y="{y}" fill="{fill}" text-anchor="{anchor}"{bold}>{escape(text)}</text>'

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Iterator, List, Sequence
+from typing import Any, Iterator, Sequence
 
-from shim.patch import Patch, Replacement
+from shim.patch import Patch, Replacement, with_subclasses
 from shim.patches import toys
 
 
@@ -33,30 +33,23 @@ def _layer_properties() -> Iterator[Replacement]:
 
 
 def _model_methods() -> Iterator[Replacement]:
+    import peft
+
     from shim.call import forward_with_adapter_names, generate_with_adapter_names
 
     wrappers = {"forward": forward_with_adapter_names, "generate": generate_with_adapter_names}
-    for cls in _model_classes():
+    for cls in with_subclasses(peft.PeftModel, peft.PeftMixedModel):
         for name, wrapper in wrappers.items():
             if name in vars(cls):
                 yield Replacement(cls, name, wrapper(vars(cls)[name]))
-    if "generate" not in vars(_model_classes()[0]):
+    if "generate" not in vars(peft.PeftModel):
         # Breakpoint: huggingface/peft#1558, peft 0.10.0; before, the base model's generate is found by __getattr__.
-        yield Replacement.by(_model_classes()[0], "generate", generate_with_adapter_names(_generate))
+        yield Replacement.by(peft.PeftModel, "generate", generate_with_adapter_names(_generate))
 
 
 def _generate(self: Any, *args: Any, **kwargs: Any) -> Any:
     """Generate with the base model."""
     return self.get_base_model().generate(*args, **kwargs)
-
-
-def _model_classes() -> List[Any]:
-    import peft
-
-    classes = [peft.PeftModel, peft.PeftMixedModel]
-    for cls in classes:
-        classes.extend(sub for sub in cls.__subclasses__() if sub not in classes)
-    return classes
 
 
 def _folded_batch_fails() -> bool:

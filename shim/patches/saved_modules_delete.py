@@ -7,6 +7,7 @@ adapter, and a module that only the next adapter saves stays on the base's, so t
 from __future__ import annotations
 
 import functools
+import warnings
 from typing import Any, Callable, Sequence
 
 from shim.patch import Patch, Replacement
@@ -17,8 +18,6 @@ def is_broken() -> bool:
     """Delete the active `one`: is anything left of it, and is `two` whole?"""
     model = toys.two_saved_modules()
     try:
-        import warnings
-
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # upstream's word that `two` is active now
             model.delete_adapter("one")

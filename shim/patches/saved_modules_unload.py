@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from typing import Any, Callable, List, Sequence, Tuple
 
-from shim.patch import Patch, Replacement
+from shim.patch import Patch, Replacement, with_subclasses
 from shim.patches import toys
 
 
@@ -25,24 +25,21 @@ def replacements() -> Sequence[Replacement]:
     """Put the original modules back first where the active adapter saves nothing."""
     from peft.tuners.tuners_utils import BaseTuner
 
-    classes: List[Any] = [BaseTuner]
-    for cls in classes:
-        classes.extend(sub for sub in cls.__subclasses__() if sub not in classes)
     name = "_unload_and_optionally_merge"
-    return [Replacement(c, name, _originals_first(vars(c)[name])) for c in classes if name in vars(c)]
+    owners = [cls for cls in with_subclasses(BaseTuner) if name in vars(cls)]
+    return [Replacement(owner, name, _originals_first(vars(owner)[name])) for owner in owners]
 
 
 def _originals_first(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     def unload(self: Any, *args: Any, **kwargs: Any) -> Any:
-        put_back: List[Tuple[Any, str, Any]] = []
-        for parent, name, wrapper in _unused_wrappers(self.model):
-            put_back.append((parent, name, wrapper))
+        unused = _unused_wrappers(self.model)
+        for parent, name, wrapper in unused:
             setattr(parent, name, wrapper.original_module)
         try:
             return original(self, *args, **kwargs)
         except BaseException:
-            for parent, name, wrapper in put_back:
+            for parent, name, wrapper in unused:
                 setattr(parent, name, wrapper)
             raise
 

@@ -41,22 +41,19 @@ def run_split_forward(function: Callable[..., Any], batch: MixedBatch, inputs: I
         return {OUTPUT: output, STATE: part.caches()}
 
     check_known(inputs)
-    plan = plan_for(run, batch, inputs, "forward")
-    parts = _run_groups(run, batch, inputs, plan)
-    try:
-        whole = assemble(parts, batch.groups, plan.layout)
-    except LayoutChanged:
-        # The model was changed after the plan was made, or takes another path at these sizes.
-        plan = plan_for(run, batch, inputs, "forward", again=True)
+    # A plan may not fit: the model was changed after it was made, or takes another path at these sizes.
+    for again in (False, True):
+        plan = plan_for(run, batch, inputs, "forward", again)
         parts = _run_groups(run, batch, inputs, plan)
         try:
             whole = assemble(parts, batch.groups, plan.layout)
         except LayoutChanged:
-            raise RefusedError(
-                "the outputs have another structure under an adapter than under the base model, so they cannot "
-                "be put together. Run one adapter a call"
-            ) from None
-    return _with_callers_caches(whole, parts[0], inputs)
+            continue
+        return _with_callers_caches(whole, parts[0], inputs)
+    raise RefusedError(
+        "the outputs have another structure under an adapter than under the base model, so they cannot be put "
+        "together. Run one adapter a call"
+    )
 
 
 def _run_groups(run: Callable[[Inputs], Any], batch: MixedBatch, inputs: Inputs, plan: Plan) -> List[Any]:

@@ -33,4 +33,5 @@ def test_every_outcome_has_its_own_look(outcome):
 
 
 def test_names_are_escaped():
-    ElementTree.fromstring(picture.render([Report({}, (Verdict("<&>", "c", ("R1",), Outcome.PASS),), {})]))
+    drawn = picture.render([Report({}, (Verdict("<&>", "c", ("R1",), Outcome.PASS),), {})])
+    assert "<&>" in [element.text for element in ElementTree.fromstring(drawn).iter()]
