@@ -7,25 +7,93 @@
 Importing this module imports neither torch nor peft; `install` does.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Dict, Mapping, Optional, Sequence
+
 from shim.errors import (
     AdapterNamesError,
     MixedBatchError,
     PatchError,
+    PlanError,
     RefusedError,
     ShimError,
     UnknownAdapterError,
 )
 from shim.install import PatchStatus, install, status, uninstall
 
+if TYPE_CHECKING:
+    from shim.routing.explain import Explanation
+
 __all__ = [
     "AdapterNamesError",
     "MixedBatchError",
     "PatchError",
     "PatchStatus",
+    "PlanError",
     "RefusedError",
     "ShimError",
     "UnknownAdapterError",
+    "explain",
     "install",
+    "load_plans",
+    "plan",
+    "save_plans",
     "status",
     "uninstall",
 ]
+
+
+def explain(
+    model: Any,
+    inputs: Mapping[str, Any],
+    adapter_names: Sequence[str],
+    *,
+    owners: Optional[Mapping[str, Sequence[int]]] = None,
+) -> Explanation:
+    """Return the route that `model(**inputs, adapter_names=adapter_names)` takes, and that of every layer.
+
+    Printed, it names each adapted layer's rows ("dim 0, blocks of 4") and the operation that mixed samples, if
+    any. Runs the base model where no plan is known yet. Errors are those of the call itself.
+    """
+    from shim.routing.explain import explain as explained
+
+    return explained(model, inputs, adapter_names, owners=owners)
+
+
+def plan(
+    model: Any,
+    inputs: Mapping[str, Any],
+    *,
+    batch_sizes: Optional[Sequence[int]] = None,
+    owners: Optional[Mapping[str, Sequence[int]]] = None,
+) -> Dict[int, Explanation]:
+    """Make the plans of `model(**inputs)` now, so that no request pays for one, and explain each by batch size.
+
+    A plan is the same for all names. Inputs of other lengths are served once two lengths were planned.
+
+    Args:
+        inputs: an example: keyword arguments, with samples along dim 0.
+        batch_sizes: numbers of samples to plan for; that of `inputs` by default.
+    """
+    from shim.routing.ahead import plan_ahead
+
+    return plan_ahead(model, inputs, batch_sizes, owners)
+
+
+def save_plans(model: Any, path: str) -> int:
+    """Write the plans of `model` to a JSON file, to be kept beside its checkpoint, and return their number."""
+    from shim.routing.ahead import save
+
+    return save(model, path)
+
+
+def load_plans(model: Any, path: str) -> int:
+    """Give `model` the plans in a file that `save_plans` wrote, and return their number.
+
+    Raises:
+        PlanError: they are for another model, or were made with other versions.
+    """
+    from shim.routing.ahead import load
+
+    return load(model, path)

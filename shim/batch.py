@@ -15,6 +15,8 @@ CHOSEN_IN_LAYERS: FrozenSet[str] = frozenset(
     "LOKR LORA MISS OFT OSF PEANUT PSOFT PVERA RANDLORA ROAD SHIRA SUPERTUNING TINYLORA TRAINABLE_TOKENS UNILORA "
     "VBLORA VERA WAVEFT".split()
 )
+# Those whose layers treat the rows of a batch together, so that they can be run on whole samples only.
+NOT_ROW_WISE: FrozenSet[str] = frozenset({"LILY"})
 
 
 @dataclass(frozen=True)
@@ -73,10 +75,23 @@ def layer_kinds() -> Tuple[Any, Any]:
     return (BaseTunerLayer, wrapper)
 
 
+def is_row_wise(config: Any) -> bool:
+    """Whether the layers of an adapter with `config` treat each row of their input by itself.
+
+    Not so aLoRA (each sample's invocation starts at another token) and Arrow (it routes between adapters).
+    """
+    special = ("alora_invocation_tokens", "arrow_config")
+    return method_of(config) not in NOT_ROW_WISE and all(getattr(config, name, None) is None for name in special)
+
+
 def holds(layer: Any, adapter: str) -> bool:
     """Tell whether `layer` has weights of its own for `adapter`."""
     if adapter == BASE:
         return False
+    if hasattr(layer, "adapter_layer_names"):
+        # Not through upstream's listers, which gather the names of every adapter that is loaded.
+        names = (*layer.adapter_layer_names, *getattr(layer, "other_param_names", ()))
+        return any(adapter in held for held in (getattr(layer, name, ()) for name in names) if hasattr(held, "keys"))
     # Breakpoint: huggingface/peft#2376, peft 0.15.0: wrappers can list their adapters.
     for lister in ("_all_available_adapter_names", "_get_available_adapters"):
         if hasattr(type(layer), lister):

@@ -11,13 +11,14 @@ from typing import Any, Callable, Iterator, Mapping, Sequence
 
 from shim.batch import MixedBatch, resolve
 from shim.no_trace import failure_leaves_no_trace
-from shim.routing.generation import run_split_generate
-from shim.routing.inputs import Inputs, check_sample_count, parameter_names
-from shim.routing.split import run_plain, run_split_forward
+from shim.routing.inputs import Inputs, check_owners, check_sample_count, parameter_names
+from shim.routing.route import run_forward, run_generate
+from shim.routing.split import run_plain
+from shim.routing.trace import Owners
 from shim.selection import is_selected, select
 
 Method = Callable[..., Any]
-Split = Callable[[Callable[..., Any], MixedBatch, Inputs], Any]
+Run = Callable[[Callable[..., Any], MixedBatch, Inputs, Owners], Any]
 
 _LOCK = threading.Lock()
 _EXCLUSIVE: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
@@ -25,19 +26,19 @@ _EXCLUSIVE: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
 
 def forward_with_adapter_names(original: Method) -> Method:
     """Return `original`, a model's forward, with the keyword `adapter_names`: one name per sample."""
-    return _with_adapter_names(original, run_split_forward)
+    return _with_adapter_names(original, run_forward)
 
 
 def generate_with_adapter_names(original: Method) -> Method:
     """Return `original`, a model's generate, with the keyword `adapter_names`: one name per sample."""
-    return _with_adapter_names(original, run_split_generate)
+    return _with_adapter_names(original, run_generate)
 
 
-def _with_adapter_names(original: Method, split: Split) -> Method:
+def _with_adapter_names(original: Method, run: Run) -> Method:
     @functools.wraps(original)
     def method(model: Any, *args: Any, adapter_names: Any = None, **kwargs: Any) -> Any:
         if adapter_names is not None:
-            return _uncompiled(_call)(original, split, model, args, kwargs, adapter_names)
+            return _uncompiled(_call)(original, run, model, args, kwargs, adapter_names)
         if is_selected():  # a call inside another call's hooks is a call of its own
             with select(None):
                 return original(model, *args, **kwargs)
@@ -46,24 +47,26 @@ def _with_adapter_names(original: Method, split: Split) -> Method:
     return method
 
 
-def _call(
-    original: Method, split: Split, model: Any, args: Sequence[Any], kwargs: Mapping[str, Any], names: Any
-) -> Any:
+def _call(original: Method, run: Run, model: Any, args: Sequence[Any], kwargs: Mapping[str, Any], names: Any) -> Any:
     batch = resolve(model, names)
-    inputs = Inputs.of(args, kwargs, _signature(model, original, split))
-    check_sample_count(batch, inputs)
-    run = run_plain if len(batch.groups) == 1 else split
+    given = dict(kwargs)
+    owners = given.pop("owners", None) or {}
+    inputs = Inputs.of(args, given, _signature(model, original, run))
+    owners = check_owners(owners, batch, inputs)
+    check_sample_count(batch, inputs, owners)
     with _exclusive(batch), failure_leaves_no_trace(model, inputs.caches()):
-        return run(functools.partial(original, model), batch, inputs)
+        if len(batch.groups) == 1:
+            return run_plain(functools.partial(original, model), batch, inputs)
+        return run(functools.partial(original, model), batch, inputs, owners)
 
 
-def _signature(model: Any, original: Method, split: Split) -> Sequence[str]:
+def _signature(model: Any, original: Method, run: Run) -> Sequence[str]:
     """Return the names of positional arguments, from the model that PEFT hands them to."""
     names = parameter_names(original)[1:]
     if names:
         return names
     base = model.get_base_model() if hasattr(model, "get_base_model") else model.base_model
-    return parameter_names(base.forward if split is run_split_forward else base.generate)
+    return parameter_names(base.forward if run is run_forward else base.generate)
 
 
 @contextmanager

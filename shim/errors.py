@@ -11,6 +11,10 @@ class PatchError(ShimError, RuntimeError):
     """A patch could not be applied or restored; nothing was changed."""
 
 
+class PlanError(ShimError, ValueError):
+    """A file of plans is for another model, other versions or another format."""
+
+
 class MixedBatchError(ShimError, ValueError):
     """A mixed-adapter batch was not run; the model is as it was before the call."""
 
@@ -27,4 +31,11 @@ class RefusedError(MixedBatchError):
     """The batch cannot be proven exact (contract F3, F4, R8).
 
     The message names what stands in the way (a layer, an input, an output), its shape, and the way out.
+    """
+
+
+class Unroutable(ShimError):
+    """The rows of a call cannot be proven in one pass, for the reason given; another route is tried.
+
+    Users meet it as the reason in a `RefusedError` or an explanation, never by itself.
     """

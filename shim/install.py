@@ -7,6 +7,7 @@ import threading
 from dataclasses import dataclass
 from typing import FrozenSet, List, Optional, Tuple
 
+from shim.fallback import choose
 from shim.patch import Applied, Patch
 from shim.patches import catalogue
 from shim.versions import installed
@@ -36,17 +37,20 @@ _LOCK = threading.RLock()
 _INSTALLED: Optional[Tuple[Applied, Tuple[PatchStatus, ...]]] = None
 
 
-def install() -> Tuple[PatchStatus, ...]:
+def install(*, fallback: str = "split") -> Tuple[PatchStatus, ...]:
     """Apply every patch that the installed torch, transformers and peft need; all or nothing.
 
-    Installing twice is installing once. `SHIM_DISABLE=1` installs nothing; `SHIM_DISABLE=name,name` leaves
-    those patches out.
+    Installing twice is installing once; the last `fallback` given holds: what becomes of a batch that cannot be
+    proven exact in one pass. "split" runs one sub-batch per adapter where that is exact, "refuse" never does.
+    `SHIM_DISABLE=1` installs nothing; `SHIM_DISABLE=name,name` leaves those patches out.
 
     Raises:
+        ValueError: no such fallback.
         PatchError: a patch could not be applied; nothing was changed.
     """
     global _INSTALLED
     with _LOCK:
+        choose(fallback)
         if _INSTALLED is not None:
             return _INSTALLED[1]
         applied = Applied()

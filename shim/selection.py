@@ -7,14 +7,26 @@ serves every tuner, threads and asyncio tasks do not see each other, and nothing
 
 from __future__ import annotations
 
+import functools
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional
+from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Tuple
 
 import torch
 
 BASE = "__base__"
+
+
+class Route:
+    """What runs the adapted layers of a call in place of their own forward."""
+
+    def run_layer(self, layer: Any, forward: Callable[..., Any], args: Tuple[Any, ...], kwargs: Dict[str, Any]) -> Any:
+        """Return the output of `layer`, whose own forward is `forward`, unbound."""
+        raise NotImplementedError
+
+    def asked(self, layer: Any) -> None:
+        """Take note that `layer` was asked for its adapter outside of its own forward."""
 
 
 @dataclass(frozen=True)
@@ -23,11 +35,13 @@ class Selection:
 
     `holds` maps the id of each adapter layer of `model` to whether that layer has weights for `adapter`. A
     layer that is not in it belongs to another model (an assistant, a reward model) and keeps its own state.
+    `route`, where there is one, runs the layers in place of their own forward: each row under its own adapter.
     """
 
     model: Any
     adapter: str
     holds: Mapping[int, bool]
+    route: Optional[Route] = None
 
 
 _CURRENT: ContextVar[Optional[Selection]] = ContextVar("shim_selection", default=None)
@@ -48,6 +62,32 @@ def is_selected() -> bool:
     return not _is_compiling() and _CURRENT.get() is not None
 
 
+def routed(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Return `original`, a layer's forward, which leaves the work to the route of the running call, if any."""
+
+    @functools.wraps(original)
+    def forward(layer: Any, *args: Any, **kwargs: Any) -> Any:
+        if not _is_compiling():
+            selection = _CURRENT.get()
+            if selection is not None and selection.route is not None and id(layer) in selection.holds:
+                return selection.route.run_layer(layer, original, args, kwargs)
+        return original(layer, *args, **kwargs)
+
+    forward.is_routed = True  # type: ignore[attr-defined]
+    return forward
+
+
+def is_routed_by(route: Route) -> bool:
+    """Whether the running call's layers are run by `route`."""
+    selection = None if _is_compiling() else _CURRENT.get()
+    return selection is not None and selection.route is route
+
+
+def is_routed(layer: Any) -> bool:
+    """Whether a call's route runs `layer`: its class was there when the shim was installed, and nobody took over."""
+    return "forward" not in vars(layer) and getattr(type(layer).forward, "is_routed", False)
+
+
 def layer_property(original: property, answer: Callable[[Selection, bool], Any]) -> property:
     """Return a property that gives `answer(selection, holds)` during a call, and `original`'s value else."""
 
@@ -61,6 +101,8 @@ def layer_property(original: property, answer: Callable[[Selection, bool], Any])
             if selection is not None:
                 holds = selection.holds.get(id(layer))
                 if holds is not None:
+                    if selection.route is not None:
+                        selection.route.asked(layer)
                     return answer(selection, holds)
         return stored(layer)
 

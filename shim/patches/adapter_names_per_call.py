@@ -14,7 +14,7 @@ def is_broken() -> bool:
 
 
 def replacements() -> Sequence[Replacement]:
-    """Let layers ask the call for their adapter, and every model class take `adapter_names`."""
+    """Let layers leave their rows to the call and ask it for their adapter, and models take `adapter_names`."""
     return [*_layer_properties(), *_model_methods()]
 
 
@@ -22,8 +22,11 @@ def _layer_properties() -> Iterator[Replacement]:
     from peft.peft_model import PeftModel
 
     from shim.batch import layer_kinds
-    from shim.selection import ANSWERS, ModelActiveAdapter, layer_property
+    from shim.selection import ANSWERS, ModelActiveAdapter, layer_property, routed
 
+    for cls in with_subclasses(*layer_kinds()):
+        if "forward" in vars(cls):
+            yield Replacement(cls, "forward", routed(vars(cls)["forward"]))
     for cls in layer_kinds():
         for name, answer in ANSWERS.items():
             original = vars(cls).get(name)

@@ -43,11 +43,6 @@ def run_split_generate(function: Callable[..., Any], batch: MixedBatch, inputs: 
     Raises:
         RefusedError: the inputs do not divide by sample, or an output cannot be put together.
     """
-    if inputs.values.get("streamer") is not None:
-        raise RefusedError(
-            "a streamer takes one sample at a time, but the rows of a mixed batch are generated adapter by "
-            "adapter. Leave the streamer out, or stream one row a call"
-        )
     check_known(inputs)
     paths = _sample_paths(function, batch, inputs)
     outputs, caches = [], []

@@ -91,14 +91,41 @@ def parameter_names(function: Callable[..., Any]) -> Tuple[str, ...]:
     return tuple(p.name for p in parameters if p.kind in kinds)
 
 
-def check_sample_count(batch: MixedBatch, inputs: Inputs) -> None:
+def check_owners(owners: Any, batch: MixedBatch, inputs: Inputs) -> Dict[str, Tuple[int, ...]]:
+    """Return `owners`, the sample of each index along dim 0 of the inputs that it names, as tuples.
+
+    Raises:
+        AdapterNamesError: it names no tensor among the inputs, is not as long as that, or counts samples that
+            the batch does not have.
+    """
+    tensors = inputs.tensors()
+    found: Dict[str, Tuple[int, ...]] = {}
+    for name, ids in dict(owners).items():
+        if name not in tensors:
+            raise AdapterNamesError(f"owners names {name!r}, but should name tensors among {sorted(tensors)}")
+        found[name] = samples = tuple(int(sample) for sample in ids)
+        shape, count = tuple(tensors[name].shape), len(batch.names)
+        if (samples and not 0 <= min(samples) <= max(samples) < count) or shape[:1] != (len(samples),):
+            raise AdapterNamesError(
+                f"owners[{name!r}] has {len(samples)} entries from {min(samples, default=0)} to "
+                f"{max(samples, default=0)}, but should have one for each row of {shape}, each the index of a sample, "
+                f"from 0 to {count - 1}"
+            )
+    return found
+
+
+def check_sample_count(batch: MixedBatch, inputs: Inputs, owners: Mapping[str, Sequence[int]]) -> None:
     """Check that the main input has as many samples as there are names (contract F2).
+
+    An input with `owners` counts no samples by its rows.
 
     Raises:
         AdapterNamesError: with both numbers.
         RefusedError: there is no tensor to count samples in.
     """
     path, tensor = _main_input(batch.model, inputs)
+    if path in owners:
+        return
     if tensor is None:
         raise RefusedError(
             "no input is a tensor with samples along dim 0, so adapter_names cannot be matched to samples. "

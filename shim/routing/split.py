@@ -7,6 +7,7 @@ proves; where they do not, the batch is refused with the reason.
 
 from __future__ import annotations
 
+import functools
 from typing import Any, Callable, Dict, List, Tuple
 
 from shim.batch import MixedBatch
@@ -36,10 +37,7 @@ def run_split_forward(function: Callable[..., Any], batch: MixedBatch, inputs: I
         RefusedError: the batch does not divide by sample, or the outputs cannot stand together.
     """
 
-    def run(part: Inputs) -> Dict[str, Any]:
-        output = part.call(function)
-        return {OUTPUT: output, STATE: part.caches()}
-
+    run = functools.partial(forward_and_caches, function)
     check_known(inputs)
     # A plan may not fit: the model was changed after it was made, or takes another path at these sizes.
     for again in (False, True):
@@ -54,6 +52,12 @@ def run_split_forward(function: Callable[..., Any], batch: MixedBatch, inputs: I
         "the outputs have another structure under an adapter than under the base model, so they cannot be put "
         "together. Run one adapter a call"
     )
+
+
+def forward_and_caches(function: Callable[..., Any], part: Inputs) -> Dict[str, Any]:
+    """Run `function`, a forward, and return all that it changes: its output, and the caches it was given."""
+    output = part.call(function)
+    return {OUTPUT: output, STATE: part.caches()}
 
 
 def _run_groups(run: Callable[[Inputs], Any], batch: MixedBatch, inputs: Inputs, plan: Plan) -> List[Any]:

@@ -14,38 +14,54 @@ class Toy(nn.Module):
     def __init__(self, body, width):
         super().__init__()
         self.linear = nn.Linear(width, width)
+        self.other = nn.Linear(width, width)
         self.body = body
 
     def forward(self, *args, **kwargs):
         return self.body(self, *args, **kwargs)
 
 
+def make_adapted(body, width=4):
+    """Return a toy with the given body, and adapters `ann` and `ben` on its linear layer."""
+    torch.manual_seed(0)
+    config = peft.LoraConfig(r=2, target_modules=["linear"], init_lora_weights=False)
+    model = peft.get_peft_model(Toy(body, width).double(), config, adapter_name="ann")
+    model.add_adapter("ben", config)
+    return model.double().eval()
+
+
+def run_alone(model, name, *args, **kwargs):
+    """Run a model on inputs under one adapter, by set_adapter and without names."""
+    with torch.no_grad():
+        if name == "__base__":
+            with model.disable_adapter():
+                return model(*args, **kwargs)
+        model.set_adapter(name)
+        return model(*args, **kwargs)
+
+
 @pytest.fixture
 def adapted():
-    """A function that puts adapters `ann` and `ben` on a toy with the given body."""
-    shim.install()
-    torch.manual_seed(0)
-
-    def make(body, width=4):
-        config = peft.LoraConfig(r=2, target_modules=["linear"], init_lora_weights=False)
-        model = peft.get_peft_model(Toy(body, width).double(), config, adapter_name="ann")
-        model.add_adapter("ben", config)
-        return model.double().eval()
-
-    yield make
+    """`make_adapted`, with the shim in place."""
+    shim.install(fallback="split")
+    yield make_adapted
     shim.uninstall()
 
 
 @pytest.fixture
 def alone():
-    """A function that runs a model on inputs under one adapter, by set_adapter and without names."""
+    """`run_alone`."""
+    return run_alone
 
-    def run(model, name, *args, **kwargs):
-        with torch.no_grad():
-            if name == "__base__":
-                with model.disable_adapter():
-                    return model(*args, **kwargs)
-            model.set_adapter(name)
-            return model(*args, **kwargs)
 
-    return run
+@pytest.fixture
+def split_only(monkeypatch):
+    """Let no call go in one pass, so that the split route is what is tested."""
+    from shim.errors import Unroutable
+    from shim.routing import route
+
+    def unroutable(*_):
+        raise Unroutable("one pass is switched off")
+
+    monkeypatch.setattr(route, "run_one_pass", unroutable)
+    monkeypatch.setattr(route, "run_one_pass_generate", unroutable)

@@ -11,8 +11,12 @@ NAMES = ["ann", "__base__", "ben", "ann"]
 IDS = torch.randint(3, 32, (4, 5), generator=torch.Generator().manual_seed(5))
 
 
-@pytest.fixture
-def model(installed_shim):
+@pytest.fixture(params=["one pass", "split"])
+def model(request, installed_shim):
+    if request.param == "split":
+        request.getfixturevalue("split_only")
+    else:
+        shim.install(fallback="refuse")
     torch.manual_seed(0)
     base = LlamaForCausalLM(
         LlamaConfig(
@@ -74,7 +78,8 @@ def test_scores_and_beam_indices_are_those_of_the_whole_batch(model):
             torch.testing.assert_close(scores[rows], own.scores[step][rows], rtol=1e-3, atol=1e-3)
 
 
-def test_scores_of_different_lengths_are_refused(model):
+def test_split_scores_of_different_lengths_are_refused(model, split_only):
+    shim.install(fallback="split")
     settings = {"max_new_tokens": 8, "eos_token_id": list(range(2, 14)), "do_sample": False}
     with pytest.raises(shim.RefusedError, match=r"different numbers of tokens.*min_new_tokens"):
         model.generate(input_ids=IDS, adapter_names=NAMES, output_scores=True, return_dict_in_generate=True, **settings)

@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 import shim
 from shim.routing.rehearsal import forget_plans
 
+pytestmark = pytest.mark.usefixtures("split_only")
+
 NAMES = ["ann", "__base__", "ben", "ann"]
 X = torch.randn(4, 6, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
 Pair = namedtuple("Pair", "first second")

@@ -1,0 +1,88 @@
+"""Plans made before the first request, and kept beside a checkpoint."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, Dict, Mapping, Optional, Sequence, Union
+
+from shim.errors import PlanError
+from shim.routing.explain import Explanation, explain
+from shim.routing.inputs import Inputs, sample_paths, take
+from shim.routing.plan import Plan, from_json, to_json
+from shim.routing.plans import store_of
+from shim.selection import BASE
+from shim.versions import installed
+
+FORMAT = 1
+
+
+def plan_ahead(
+    model: Any,
+    inputs: Mapping[str, Any],
+    batch_sizes: Optional[Sequence[int]],
+    owners: Optional[Mapping[str, Sequence[int]]],
+) -> Dict[int, Explanation]:
+    """Make the plan of `model(**inputs)` for every batch size; see `shim.plan`."""
+    given = Inputs.of((), dict(inputs), ())
+    counts = [tensor.shape[0] for tensor in given.tensors().values() if tensor.dim()]
+    count = max(set(counts), key=counts.count) if counts else 0
+    paths = sample_paths(given, count)
+    found = {}
+    for size in batch_sizes or [count]:
+        if size != count and owners:
+            raise PlanError("owners are for one batch size. Plan each batch size with inputs and owners of its own")
+        some = take(given, [row % count for row in range(size)], paths).values
+        found[size] = explain(model, some, _names(model, size), owners=owners)
+    return found
+
+
+def save(model: Any, path: Union[str, Path]) -> int:
+    """Write the lasting plans of `model` as JSON and return their number; see `shim.save_plans`."""
+    store = store_of(model)
+    plans = [[key, to_json(value)] for key, value in list(store.exact.items()) if isinstance(value, Plan)]
+    general = [[key, to_json(family.general)] for key, family in list(store.families.items()) if family.general]
+    data = {"format": FORMAT, "fingerprint": fingerprint(model), "plans": plans, "general": general}
+    Path(path).write_text(json.dumps(data), encoding="utf-8")
+    return len(plans)
+
+
+def load(model: Any, path: Union[str, Path]) -> int:
+    """Add the plans in the file at `path` to those of `model` and return their number; see `shim.load_plans`."""
+    data = json.loads(Path(path).read_text(encoding="utf-8"))
+    expected = fingerprint(model)
+    if data.get("format") != FORMAT or data.get("fingerprint") != expected:
+        raise PlanError(
+            f"{path} has plans of format {data.get('format')} for the model {data.get('fingerprint')}, but should be "
+            f"of format {FORMAT} for {expected}: another model, or other versions. Make them again with shim.plan"
+        )
+    store = store_of(model)
+    for key, plan in data["plans"]:
+        store.keep(_tuples(key), from_json(plan))
+    for key, plan in data["general"]:
+        store.keep_general(_tuples(key), from_json(plan))
+    return len(data["plans"])
+
+
+def fingerprint(model: Any) -> str:
+    """Return a digest of what plans hang on beyond a call: modules, configuration, versions."""
+    base = model.get_base_model()
+    config = getattr(base, "config", None)
+    about = [
+        [str(installed(name)) for name in ("torch", "transformers", "peft")],
+        [[name, type(module).__qualname__] for name, module in base.named_modules() if "lora_" not in name],
+        str(config),
+    ]
+    return hashlib.sha256(json.dumps(about).encode()).hexdigest()[:16]
+
+
+def _names(model: Any, size: int) -> Sequence[str]:
+    """Return names for a batch of `size`, two of them distinct; a plan is the same for all names."""
+    first = next(iter(model.peft_config))
+    return [first if row % 2 == 0 else BASE for row in range(size)]
+
+
+def _tuples(key: Any) -> Any:
+    """Return a key as it was before JSON made lists of its tuples."""
+    return tuple(_tuples(one) for one in key) if isinstance(key, list) else key

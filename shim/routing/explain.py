@@ -1,0 +1,123 @@
+"""Say which way a call would go, layer by layer, and why; nothing of the model is changed."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
+
+from shim import fallback
+from shim.batch import MixedBatch, resolve
+from shim.errors import RefusedError, Unroutable
+from shim.no_trace import generators_restored
+from shim.routing.inputs import Inputs, check_known, check_owners, check_sample_count
+from shim.routing.layers import RowGroups
+from shim.routing.one_pass import check_layers
+from shim.routing.owners import BY_ADAPTERS
+from shim.routing.plan import Plan, PlannedCall
+from shim.routing.plans import plan_for
+from shim.routing.rehearsal import plan_for as rehearse
+from shim.routing.split import forward_and_caches
+
+
+@dataclass(frozen=True)
+class LayerRoute:
+    """The rows of one adapted layer: the shape of its input and the layout in words, for each of its calls."""
+
+    layer: str
+    calls: Tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Which way a call goes.
+
+    route: `plain` (one distinct name), `one pass` (by a plan), `live` (one pass, the rows traced as they come),
+        `split` (one sub-batch per adapter) or `refuse`.
+    reason: why it is not one pass: the layer or output, its shape, the operation that mixed samples.
+    layers: the rows of every adapted layer, where they are known.
+    """
+
+    route: str
+    reason: str = ""
+    layers: Tuple[LayerRoute, ...] = ()
+
+    def __str__(self) -> str:
+        """Return the explanation as lines of text."""
+        lines = [f"route: {self.route}" + (f" ({self.reason})" if self.reason else "")]
+        for layer in self.layers:
+            lines += [f"  {layer.layer}: {call}" for call in layer.calls]
+        return "\n".join(lines)
+
+
+def explain(
+    model: Any,
+    inputs: Mapping[str, Any],
+    adapter_names: Sequence[str],
+    *,
+    owners: Optional[Mapping[str, Sequence[int]]] = None,
+) -> Explanation:
+    """Return the route that `model(**inputs, adapter_names=adapter_names)` takes, layer by layer.
+
+    Runs the base model where no plan is known yet, as the call itself would.
+
+    Args:
+        owners: for inputs that are not one entry per sample, the sample of each index along dim 0.
+
+    Raises:
+        UnknownAdapterError, AdapterNamesError: as the call itself would.
+    """
+    batch = resolve(model, list(adapter_names))
+    given = Inputs.of((), dict(inputs), ())
+    known = check_owners(owners or {}, batch, given)
+    check_sample_count(batch, given, known)
+    if len(batch.groups) == 1:
+        return Explanation("plain")
+    function = _forward_of(model)
+    try:
+        check_known(given)
+        plan = plan_for(function, batch, given, range(len(batch.names)), known)
+    except RefusedError as refused:
+        return Explanation("refuse", str(refused))
+    except Unroutable as reason:
+        return _fallback(function, batch, given, str(reason), ())
+    layers = tuple(_layers(plan))
+    try:
+        check_layers(plan, batch, RowGroups(batch))
+    except Unroutable as reason:
+        return _fallback(function, batch, given, str(reason), layers)
+    return Explanation("live" if plan.by_data == BY_ADAPTERS else "one pass", "", layers)
+
+
+def _forward_of(model: Any) -> Any:
+    """Return the forward of `model` below the shim's wrapper."""
+    forward = type(model).forward
+    return functools.partial(getattr(forward, "__wrapped__", forward), model)
+
+
+def _fallback(
+    function: Any, batch: MixedBatch, inputs: Inputs, reason: str, layers: Tuple[LayerRoute, ...]
+) -> Explanation:
+    if fallback.chosen() == fallback.REFUSE:
+        return Explanation("refuse", reason, layers)
+    try:
+        with generators_restored():
+            rehearse(functools.partial(forward_and_caches, function), batch, inputs, "forward")
+    except RefusedError as refused:
+        return Explanation("refuse", f"{refused} [in one pass: {reason}]", layers)
+    return Explanation("split", reason, layers)
+
+
+def _layers(plan: Plan) -> List[LayerRoute]:
+    calls: Dict[str, List[str]] = {}
+    for call in plan.calls:
+        calls.setdefault(call.layer, []).append(_in_words(call))
+    return [LayerRoute(layer, tuple(words)) for layer, words in calls.items()]
+
+
+def _in_words(call: PlannedCall) -> str:
+    shape = f"input {call.shape}: " if call.shape else ""
+    if call.shared:
+        return f"{shape}{call.shared}"
+    rules = ["any adapter will do" if rule is None else rule.in_words() for rule in call.rules]
+    return shape + "; ".join(rules) + (" (decided by data)" if call.by_data else "")

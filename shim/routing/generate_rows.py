@@ -1,0 +1,228 @@
+"""Which sample each row of a model call inside `generate` belongs to: followed through generate, not assumed.
+
+Generate expands its inputs, reorders beams, doubles the batch for guidance, and runs encoders before decoders.
+A short generation of the base model is run once for each signature with its own operations traced, so that the
+rows of every model call inside it are known by what was done to them.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
+
+import torch
+
+from shim.batch import MixedBatch
+from shim.errors import Unroutable
+from shim.no_trace import generators_restored
+from shim.routing.inputs import Inputs, parameter_names
+from shim.routing.layers import tensors_of
+from shim.routing.owners import CONSTANT, MIXED
+from shim.routing.plans import plan_for
+from shim.routing.trace import Owners, seed
+from shim.routing.tracer import Tracer
+from shim.selection import BASE, Route, is_routed_by, select
+
+STEPS = 3
+"""Tokens to generate: the prompt's call, and two whose inputs generate has reordered."""
+
+
+@dataclass(frozen=True)
+class UnitRows:
+    """The rows of one kind of model call: the sample of each, and those of inputs that have other rows."""
+
+    rows: Tuple[int, ...]
+    owners: Mapping[str, Tuple[int, ...]] = field(default_factory=dict)
+
+
+UnitKey = Tuple[str, int]
+"""The module that is called, and its number of rows."""
+
+Units = Mapping[UnitKey, UnitRows]
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One call of a model, or of its encoder, that generate makes."""
+
+    name: str
+    module: Any
+    inputs: Inputs
+    count: int
+
+    @property
+    def key(self) -> UnitKey:
+        """What its rows are known by."""
+        return self.name, self.count
+
+
+class UnitRoute(Route):
+    """A route that is told of every model call inside generate."""
+
+    def begin(self, unit: Unit) -> None:
+        """Prepare for the layer calls of `unit`."""
+        raise NotImplementedError
+
+    def end(self, unit: Unit, output: Any) -> None:
+        """Conclude `unit`, which returned `output`."""
+        raise NotImplementedError
+
+
+class RowFollower(UnitRoute):
+    """Follows the rows through generate's own operations while the base model runs."""
+
+    def __init__(self, tracer: Tracer, batch: MixedBatch) -> None:
+        self.units: Dict[UnitKey, UnitRows] = {}
+        self._tracer, self._batch = tracer, batch
+        self._pause: Optional[ExitStack] = None
+        self._base = batch.selection(BASE)
+
+    def run_layer(self, layer: Any, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        """Run the base layer."""
+        if self._pause is None:
+            raise Unroutable("generate calls an adapted layer outside of the model and its encoder")
+        with select(self._base):
+            return forward(layer, *args, **kwargs)
+
+    def begin(self, unit: Unit) -> None:
+        """Note the rows of the call's inputs, and make its plan."""
+        self._pause = ExitStack()
+        self._pause.enter_context(self._tracer.paused())
+        found = self._rows_of(unit)
+        known = self.units.setdefault(unit.key, found)
+        if known != found:
+            raise Unroutable(f"the rows of {unit.name or 'the model'} change their samples while it generates")
+        with select(self._base):
+            plan_for(unit.module, self._batch, unit.inputs, found.rows, found.owners, kind=f"unit {unit.name}")
+
+    def end(self, unit: Unit, output: Any) -> None:
+        """Give the outputs the owners of their rows."""
+        rows = self.units[unit.key].rows
+        owner = torch.tensor(rows, dtype=torch.int32) + 1
+        for _, tensor in tensors_of({"output": output, "state": unit.inputs.caches()}):
+            dims = [dim for dim, size in enumerate(tensor.shape) if size == len(rows)]
+            if not dims:
+                ids = torch.full((), MIXED, dtype=torch.int32, device=tensor.device)
+            else:
+                shape = [-1 if dim == dims[0] else 1 for dim in range(tensor.dim())]
+                ids = owner.to(tensor.device).view(shape)
+            self._tracer.store.write(tensor, ids.expand(tensor.shape), tainted=True)
+        if self._pause is not None:
+            self._pause.close()
+            self._pause = None
+
+    def _rows_of(self, unit: Unit) -> UnitRows:
+        rows: Optional[Tuple[int, ...]] = None
+        owners: Dict[str, Tuple[int, ...]] = {}
+        caches = unit.inputs.caches()
+        for path, tensor in unit.inputs.tensors().items():
+            if tensor.dim() == 0 or path.split(".")[0].split("[")[0] in caches:
+                continue
+            found = self._line(path, tensor)
+            if found is None:
+                continue
+            if tensor.shape[0] != unit.count:
+                owners[path] = found
+            elif rows is not None and rows != found:
+                raise Unroutable(f"the inputs of {unit.name or 'the model'} have their samples in different orders")
+            else:
+                rows = found
+        if rows is None:
+            raise Unroutable(f"no input of {unit.name or 'the model'} has rows whose samples are known")
+        return UnitRows(rows, owners)
+
+    def _line(self, path: str, tensor: torch.Tensor) -> Optional[Tuple[int, ...]]:
+        """Return the sample of each index along dim 0; None where no sample, or not one for each, is known."""
+        ids = self._tracer.store.ids(tensor)
+        if ids is None:
+            return None
+        self._tracer.lattice.tainted = True
+        line = self._tracer.lattice.reduce(ids, range(1, ids.dim()))
+        values: List[int] = line.reshape(-1).tolist()  # type: ignore[union-attr]
+        if MIXED in values:
+            raise Unroutable(f"generate mixes samples in {path!r} of shape {tuple(tensor.shape)}")
+        if any(value == CONSTANT or value > self._tracer.lattice.samples for value in values):
+            return None
+        return tuple(value - 1 for value in values)
+
+
+def follow_rows(function: Callable[..., Any], batch: MixedBatch, inputs: Inputs, owners: Owners) -> Units:
+    """Generate a few tokens with the base model and return the rows of every model call that was made.
+
+    Raises:
+        Unroutable: some row's sample cannot be told.
+    """
+    tracer = Tracer(len(batch.names))
+    route = RowFollower(tracer, batch)
+    selection = replace(batch.selection(BASE), route=route)
+    with generators_restored(), torch.inference_mode(False), torch.no_grad(), select(selection):
+        copies = inputs.map(lambda _, leaf: leaf.clone() if isinstance(leaf, torch.Tensor) else leaf)
+        seed(tracer, copies, range(len(batch.names)), owners)
+        with units_told(batch.model, route), tracer:
+            copies.call(function)
+    if not route.units:
+        raise Unroutable("generate made no call of the model that could be followed")
+    return route.units
+
+
+@contextmanager
+def units_told(model: Any, route: UnitRoute) -> Iterator[None]:
+    """Tell `route` of every call of the model and of its encoder, in this thread's call only."""
+    base = model.get_base_model()
+    roots: List[Tuple[str, Any]] = [("", base)]
+    if getattr(getattr(base, "config", None), "is_encoder_decoder", False) and hasattr(base, "get_encoder"):
+        roots.append(("encoder", base.get_encoder()))
+    inside: List[Unit] = []
+    with ExitStack() as stack:
+        for name, module in roots:
+            begin, end = _hooks(name, route, inside)
+            stack.enter_context(_attributes_restored(module))
+            stack.callback(module.register_forward_pre_hook(begin, with_kwargs=True).remove)
+            stack.callback(module.register_forward_hook(end).remove)
+        yield
+
+
+@contextmanager
+def _attributes_restored(module: Any) -> Iterator[None]:
+    """Take back the empty dictionary that a hook's registration leaves on torch 1.13, where the shim makes it."""
+    before = "_forward_pre_hooks_with_kwargs" in vars(module)
+    try:
+        yield
+    finally:
+        if not before and not vars(module).get("_forward_pre_hooks_with_kwargs", True):
+            del vars(module)["_forward_pre_hooks_with_kwargs"]
+
+
+def _hooks(name: str, route: UnitRoute, inside: List[Any]) -> Tuple[Callable[..., None], Callable[..., None]]:
+    def begin(module: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+        if not is_routed_by(route):
+            return  # another thread's call, or a trace within this one
+        if inside:
+            inside.append(None)
+            return
+        inputs = Inputs.of(args, kwargs, parameter_names(module.forward))
+        count = _count(module, inputs)
+        unit = Unit(name, module, inputs, count)
+        inside.append(unit)
+        route.begin(unit)
+
+    def end(module: Any, args: Any, output: Any) -> None:
+        if not is_routed_by(route):
+            return
+        unit = inside.pop()
+        if unit is not None:
+            route.end(unit, output)
+
+    return begin, end
+
+
+def _count(module: Any, inputs: Inputs) -> int:
+    """Return the number of rows of a model call: the length of the first of its usual inputs."""
+    usual = ("input_ids", "decoder_input_ids", "inputs_embeds", "decoder_inputs_embeds")
+    names = (*usual, str(getattr(module, "main_input_name", "")), *inputs.values)
+    for name in names:
+        value = inputs.values.get(name)
+        if isinstance(value, torch.Tensor) and value.dim():
+            return int(value.shape[0])
+    raise Unroutable("generate calls the model without a tensor that has rows")

@@ -1,0 +1,276 @@
+"""How one adapted layer runs its rows, each under the adapter of its sample, once the rows are known."""
+
+from __future__ import annotations
+
+import enum
+from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
+
+import torch
+
+from shim.batch import MixedBatch, holds, layer_kinds
+from shim.errors import Unroutable
+from shim.routing.rows import RowRule
+from shim.routing.tree import leaves, map_leaves
+from shim.selection import BASE, Selection, select
+
+Forward = Callable[..., Any]
+
+
+class Kind(str, enum.Enum):
+    """Where a layer has its rows.
+
+    LINEAR: every dimension of its input but the last. EMBEDDING: every dimension. CONVOLUTION: the first.
+    EXPERTS: as linear, and the tensors beside the input (the router's choice) have the same rows: by contract a
+    module whose class is called `...Experts` treats each row by itself. OUTPUT: nothing is known of how its
+    output is made, so the rows are those of the output, every dimension but the last.
+    """
+
+    LINEAR = "linear"
+    EMBEDDING = "embedding"
+    CONVOLUTION = "convolution"
+    EXPERTS = "experts"
+    OUTPUT = "output"
+
+
+def kind_of(layer: Any) -> Kind:
+    """Return where `layer`, a tuner layer or a saved-module wrapper, has its rows."""
+    if not isinstance(layer, layer_kinds()[0]):
+        return Kind.OUTPUT
+    base = layer.get_base_layer()
+    if type(layer).__name__ == "ParamWrapper":
+        return Kind.EXPERTS if is_experts(base) else Kind.OUTPUT
+    if isinstance(base, torch.nn.Embedding):
+        plain = type(base).forward is torch.nn.Embedding.forward or "Scaled" in type(base).__name__
+        return Kind.EMBEDDING if plain else Kind.OUTPUT
+    if isinstance(base, (torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d)):
+        return Kind.CONVOLUTION
+    if isinstance(base, torch.nn.Linear) or type(base).__name__ == "Conv1D" or hasattr(base, "in_features"):
+        return Kind.LINEAR
+    return Kind.OUTPUT
+
+
+def is_experts(module: Any) -> bool:
+    """Whether `module` declares by its name that it treats each token by itself."""
+    return type(module).__name__.endswith("Experts")
+
+
+class RowGroups:
+    """The rows of every rule of one call, grouped by adapter; made once for each rule and device.
+
+    names: the name of each adapted layer by its id.
+    """
+
+    def __init__(self, batch: MixedBatch) -> None:
+        self.batch = batch
+        self._adapters = tuple(group.adapter for group in batch.groups)
+        self._groups: Dict[Any, Tuple[Tuple[str, Any], ...]] = {}
+        self._selections: Dict[str, Selection] = {}
+        self._kept: List[RowRule] = []
+        self.names: Dict[int, str] = {id(layer): name for name, layer in batch.layers}
+
+    def of(self, layer: Any, rule: RowRule, device: Any) -> Tuple[Tuple[str, Any], ...]:
+        """Return (adapter, indices along the rule's dimension); rows without weights here are the base's.
+
+        The indices are None where one adapter has all rows.
+        """
+        absent = tuple(name for name in self._adapters if not _holds_inside(layer, name))
+        key = (id(rule), device, absent)
+        if key not in self._groups:
+            self._kept.append(rule)  # lest another rule get its id
+            self._groups[key] = tuple(self._rows(rule, device, absent))
+        return self._groups[key]
+
+    def selection(self, adapter: str) -> Selection:
+        """Return the selection of `adapter` for the layers of this call."""
+        if adapter not in self._selections:
+            self._selections[adapter] = self.batch.selection(adapter)
+        return self._selections[adapter]
+
+    def needs(self, layer: Any) -> List[str]:
+        """Return the adapters of this call that `layer` has weights for."""
+        return [name for name in self._adapters if _holds_inside(layer, name)]
+
+    def _rows(self, rule: RowRule, device: Any, absent: Sequence[str]) -> List[Tuple[str, Any]]:
+        names = self.batch.names
+        rows: Dict[str, List[int]] = {}
+        for index, sample in enumerate(rule.owners):
+            name = names[sample]
+            rows.setdefault(BASE if name in absent else name, []).append(index)
+        if len(rows) == 1:
+            return [(next(iter(rows)), None)]
+        return [(name, torch.tensor(indices, device=device)) for name, indices in rows.items()]
+
+
+def run_rows(
+    kind: Kind,
+    layer: Any,
+    forward: Forward,
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    rules: Sequence[Optional[RowRule]],
+    groups: RowGroups,
+) -> Any:
+    """Return the output of `layer`, every row under the adapter of its sample.
+
+    Args:
+        forward: the layer's own forward, unbound.
+        rules: of the input's rows; for `Kind.OUTPUT` one for each output tensor. None: any adapter will do.
+
+    Raises:
+        Unroutable: the adapters' outputs do not fit together.
+    """
+    if kind is Kind.OUTPUT:
+        return _run_whole(layer, forward, args, kwargs, rules, groups)
+    rule = rules[0]
+    if rule is None:
+        with select(groups.selection(BASE)):
+            return forward(layer, *args, **kwargs)
+    found = groups.of(layer, rule, args[0].device)
+    if len(found) == 1:
+        with select(groups.selection(found[0][0])):
+            return forward(layer, *args, **kwargs)
+    if kind is Kind.LINEAR and not kwargs and len(args) == 1 and _is_plain_lora(layer, found):
+        return _run_lora(layer, args[0], rule, found)
+    return _run_grouped(kind, layer, forward, args, kwargs, rule, groups, found)
+
+
+def _holds_inside(layer: Any, adapter: str) -> bool:
+    """Whether `layer`, or a layer of another method that it wraps, has weights for `adapter`."""
+    while layer is not None:
+        if holds(layer, adapter):
+            return True
+        inner = getattr(layer, "base_layer", None)
+        layer = inner if hasattr(inner, "base_layer") else None
+    return False
+
+
+def row_arguments(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Dict[Any, torch.Tensor]:
+    """Return the tensors among the arguments, by position or name."""
+    found: Dict[Any, Any] = dict(enumerate(args))
+    found.update(kwargs)
+    return {key: value for key, value in found.items() if isinstance(value, torch.Tensor)}
+
+
+def _run_lora(layer: Any, x: torch.Tensor, rule: RowRule, found: Sequence[Tuple[str, Any]]) -> torch.Tensor:
+    """Return the base layer's output with each adapter's product added to its rows."""
+    y: torch.Tensor = layer.base_layer(x)
+    shape, dim = y.shape, rule.dim
+    if dim is None:
+        x, y, dim = x.reshape(-1, x.shape[-1]), y.reshape(-1, shape[-1]), 0
+    for adapter, rows in found:
+        if adapter == BASE:
+            continue
+        down, up = layer.lora_A[adapter], layer.lora_B[adapter]
+        delta = up(down(x.index_select(dim, rows).to(down.weight.dtype))) * layer.scaling[adapter]
+        # Added before it is rounded, as the layer's own forward does.
+        y.index_copy_(dim, rows, (y.index_select(dim, rows) + delta).to(y.dtype))
+    return y.reshape(shape)
+
+
+def _is_plain_lora(layer: Any, found: Sequence[Tuple[str, Any]]) -> bool:
+    """Whether the adapters are `B(A(x)) * scaling` and nothing else."""
+    cls = type(layer)
+    if cls.__name__ != "Linear" or not cls.__module__.startswith("peft.tuners.lora"):
+        return False
+    if hasattr(layer.base_layer, "base_layer"):  # an adapter of another method inside
+        return False
+    # Breakpoint: huggingface/peft#2443, peft 0.16.0: variants; before, DoRA is a flag.
+    special = (getattr(layer, "lora_variant", None) or {}, getattr(layer, "use_dora", None) or {})
+    return not any(kind.get(adapter) for kind in special for adapter, _ in found)
+
+
+def _run_grouped(
+    kind: Kind,
+    layer: Any,
+    forward: Forward,
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    rule: RowRule,
+    groups: RowGroups,
+    found: Sequence[Tuple[str, Any]],
+) -> Any:
+    """Return the output of the layer's own forward on each adapter's rows, in the order of the rows."""
+    x = args[0]
+    row_dims = {Kind.EMBEDDING: x.dim(), Kind.CONVOLUTION: 1}.get(kind, x.dim() - 1)
+    flat = rule.dim is None
+    dim = rule.dim or 0
+    given = row_arguments(args, kwargs)
+    if flat:
+        given = {key: _flatten(value, x.shape[:row_dims]) for key, value in given.items()}
+    size = given[0].shape[dim]
+    per_row = {key for key, value in given.items() if value.dim() > dim and value.shape[dim] == size}
+    parts = []
+    for adapter, rows in found:
+        taken = {key: value.index_select(dim, rows) if key in per_row else value for key, value in given.items()}
+        some = [taken.get(index, value) for index, value in enumerate(args)]
+        with select(groups.selection(adapter)):
+            parts.append(forward(layer, *some, **{key: taken.get(key, value) for key, value in kwargs.items()}))
+    order = torch.cat([rows for _, rows in found]).argsort()
+    y = _together(parts, dim).index_select(dim, order)
+    return y.reshape(*x.shape[:row_dims], *y.shape[1:]) if flat else y
+
+
+def _flatten(value: torch.Tensor, rows: Sequence[int]) -> torch.Tensor:
+    if tuple(value.shape[: len(rows)]) != tuple(rows):
+        return value
+    return value.reshape(-1, *value.shape[len(rows) :])
+
+
+def _run_whole(
+    layer: Any,
+    forward: Forward,
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    rules: Sequence[Optional[RowRule]],
+    groups: RowGroups,
+) -> Any:
+    """Run the layer on all rows under each adapter in turn, and select from the outputs."""
+    outputs: Dict[str, Any] = {}
+    for adapter in [*groups.needs(layer), BASE]:
+        if adapter == BASE and outputs and all(_all_held(rule, layer, groups) for rule in rules):
+            continue
+        with select(groups.selection(adapter)):
+            outputs[adapter] = forward(layer, *args, **kwargs)
+    columns = {adapter: [v for _, v in tensors_of(output)] for adapter, output in outputs.items()}
+    if any(len(column) != len(rules) for column in columns.values()):
+        raise Unroutable("the adapters return different numbers of tensors")
+    chosen = [
+        _choose({adapter: column[index] for adapter, column in columns.items()}, layer, rule, groups)
+        for index, rule in enumerate(rules)
+    ]
+    first = next(iter(outputs.values()))
+    where = {path: value for (path, _), value in zip(tensors_of(first), chosen)}
+    return map_leaves(lambda path, leaf: where.get(path, leaf), first)
+
+
+def _choose(outputs: Mapping[str, torch.Tensor], layer: Any, rule: Optional[RowRule], groups: RowGroups) -> Any:
+    first = next(iter(outputs.values()))
+    if rule is None:
+        return first
+    if any(output.shape != first.shape for output in outputs.values()):
+        raise Unroutable(f"the adapters' outputs differ in shape: {[tuple(o.shape) for o in outputs.values()]}")
+    found = groups.of(layer, rule, first.device)
+    if len(found) == 1:
+        return outputs[found[0][0]]
+    dim = rule.dim or 0
+    flat = {name: o.reshape(-1, o.shape[-1]) if rule.dim is None else o for name, o in outputs.items()}
+    order = torch.cat([rows for _, rows in found]).argsort()
+    parts = [flat[adapter].index_select(dim, rows) for adapter, rows in found]
+    return _together(parts, dim).index_select(dim, order).reshape(first.shape)
+
+
+def _all_held(rule: Optional[RowRule], layer: Any, groups: RowGroups) -> bool:
+    held = set(groups.needs(layer))
+    return rule is None or all(groups.batch.names[sample] in held for sample in set(rule.owners))
+
+
+def tensors_of(output: Any) -> List[Tuple[str, torch.Tensor]]:
+    """Return (path, tensor) of every tensor in `output`."""
+    return [(path, leaf) for path, leaf in leaves(output) if isinstance(leaf, torch.Tensor)]
+
+
+def _together(parts: Sequence[Any], dim: int) -> torch.Tensor:
+    shapes = [tuple(part.shape[:dim]) + tuple(part.shape[dim + 1 :]) for part in parts]
+    if len(set(shapes)) > 1:
+        raise Unroutable(f"the adapters' outputs differ in shape: {[tuple(part.shape) for part in parts]}")
+    return torch.cat(list(parts), dim)

@@ -1,0 +1,68 @@
+"""The one-pass route: every adapted layer runs the rows of each adapter, in one forward of the model."""
+
+from __future__ import annotations
+
+from typing import Any, Callable, Sequence
+
+from shim.batch import MixedBatch, is_row_wise
+from shim.errors import Unroutable
+from shim.no_trace import failure_leaves_no_trace
+from shim.routing.inputs import Inputs, check_known
+from shim.routing.layers import RowGroups
+from shim.routing.owners import BY_ADAPTERS
+from shim.routing.plan import Plan
+from shim.routing.plans import plan_for
+from shim.routing.replay import PlanChanged, check_shared, run_live, run_planned
+from shim.routing.trace import Owners
+from shim.selection import BASE
+
+
+def run_one_pass(function: Callable[..., Any], batch: MixedBatch, inputs: Inputs, owners: Owners) -> Any:
+    """Run the batch by `function`, a forward, in one pass.
+
+    Raises:
+        Unroutable: some row's sample cannot be proven; nothing was changed.
+    """
+    check_known(inputs)
+    rows = range(len(batch.names))
+    groups = RowGroups(batch)
+    for again in (False, True):
+        plan = plan_for(function, batch, inputs, rows, owners, again=again)
+        check_layers(plan, batch, groups)
+        try:
+            with failure_leaves_no_trace(batch.model, inputs.caches()):
+                return run_plan(function, inputs, plan, groups, rows, owners)
+        except PlanChanged as changed:
+            last = changed
+    raise Unroutable(f"the forward takes another path under the adapters: {last}")
+
+
+def run_plan(
+    function: Callable[..., Any],
+    inputs: Inputs,
+    plan: Plan,
+    groups: RowGroups,
+    rows: Sequence[int],
+    owners: Owners,
+) -> Any:
+    """Run the forward by `plan`, live where the adapters' own outputs decide the rows."""
+    if plan.by_data == BY_ADAPTERS:
+        return run_live(function, inputs, plan, groups, rows, owners)
+    return run_planned(function, inputs, plan, groups)
+
+
+def check_layers(plan: Plan, batch: MixedBatch, groups: RowGroups) -> None:
+    """Check that no adapter of the batch has weights where rows are shared by samples.
+
+    Nor is one of a method whose layers treat their rows together.
+
+    Raises:
+        Unroutable: one has, or is.
+    """
+    for group in batch.groups:
+        if group.adapter != BASE and not is_row_wise(batch.model.peft_config[group.adapter]):
+            raise Unroutable(f"the layers of adapter {group.adapter!r} do not treat each row by itself")
+    if plan.shared:
+        layers = dict(batch.layers)
+        for call in plan.shared:
+            check_shared(call, layers[call.layer], groups)

@@ -1,0 +1,216 @@
+"""The plans of every model, by signature: looked up at each call, made where none serves, never stale."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from dataclasses import dataclass, field
+from typing import Any, Callable, Dict, Hashable, List, Mapping, Optional, Sequence, Tuple
+
+import torch
+
+from shim.batch import MixedBatch
+from shim.errors import Unroutable
+from shim.routing.inputs import Inputs
+from shim.routing.plan import Plan, generalize, instantiate
+from shim.routing.trace import Owners, trace
+
+_MOST = 512
+_LOCK = threading.Lock()
+
+
+@dataclass
+class _Family:
+    """The plans of one structure at all lengths: the last one traced, and what serves every length."""
+
+    last: Optional[Plan] = None
+    general: Optional[Plan] = None
+
+
+@dataclass
+class PlanStore:
+    """The plans of one model. A reason in the place of a plan says why there can be none."""
+
+    exact: Dict[Hashable, Any] = field(default_factory=dict)
+    families: Dict[Hashable, _Family] = field(default_factory=dict)
+
+    def keep(self, key: Hashable, found: Any) -> None:
+        """Hold `found`, which is exact for `key`."""
+        with _LOCK:
+            _keep(self.exact, key, found)
+
+    def keep_general(self, key: Hashable, plan: Plan) -> None:
+        """Hold `plan` for every length of the family `key`."""
+        with _LOCK:
+            _keep(self.families, key, _Family(plan, plan))
+
+
+@dataclass(frozen=True)
+class Signature:
+    """What a plan hangs on. `family` is the same for all lengths."""
+
+    exact: Hashable
+    family: Hashable
+    lengths: Mapping[str, Tuple[int, ...]]
+
+
+_STORES: weakref.WeakKeyDictionary[Any, PlanStore] = weakref.WeakKeyDictionary()
+
+
+def plan_for(
+    function: Callable[..., Any],
+    batch: MixedBatch,
+    inputs: Inputs,
+    rows: Sequence[int],
+    owners: Owners,
+    kind: str = "forward",
+    again: bool = False,
+) -> Plan:
+    """Return the plan of this call: a known one, one for every length, or that of a new trace.
+
+    Args:
+        kind: what is called, `forward` or a part of `generate`: they have plans of their own.
+        again: trace although a plan is known, since it did not fit.
+
+    Raises:
+        Unroutable: no plan can be made; the reason is kept, so that the next call does not trace again.
+    """
+    signature = signature_of(batch, inputs, rows, owners, kind)
+    known = None if again else look_up(batch.model, signature)
+    if isinstance(known, Plan):
+        return known
+    if known is not None:
+        raise Unroutable(known)
+    try:
+        plan = _traced(function, batch, inputs, rows, owners)
+    except Unroutable as reason:
+        _remember(batch.model, signature, str(reason), again)
+        raise
+    if plan.is_lasting or plan.by_data:
+        _remember(batch.model, signature, plan, again)
+    return plan
+
+
+def look_up(model: Any, signature: Signature) -> Any:
+    """Return the plan for `signature`, the reason why there is none, or None where nothing is known."""
+    store = _STORES.get(model)
+    if store is None:
+        return None
+    known = store.exact.get(signature.exact)
+    if known is not None:
+        # Which rows there are is in the inputs' data: it was right for those of that call only.
+        return None if isinstance(known, Plan) and known.by_data == 1 else known
+    family = store.families.get(signature.family)
+    if family is None or family.general is None:
+        return None
+    plan = instantiate(family.general, signature.lengths)
+    with _LOCK:
+        _keep(store.exact, signature.exact, plan)
+    return plan
+
+
+def signature_of(batch: MixedBatch, inputs: Inputs, rows: Sequence[int], owners: Owners, kind: str) -> Signature:
+    """Return what the plan of this call hangs on: structure, shapes, settings and model, never the names."""
+    shapes: List[Hashable] = []
+    loose: List[Hashable] = []
+    lengths: Dict[str, Tuple[int, ...]] = {}
+    caches = inputs.caches()
+    without = Inputs({name: value for name, value in inputs.values.items() if name not in caches})
+    for path, leaf in without.leaves().items():
+        if isinstance(leaf, torch.Tensor):
+            lengths[path] = tuple(leaf.shape)
+            about = (path, str(leaf.dtype), str(leaf.device))
+            shapes.append((*about, *leaf.shape))
+            # A dimension of one is another case (a decoding step), and dim 0 counts the rows.
+            loose.append((*about, *leaf.shape[:1], *(size == 1 for size in leaf.shape[1:])))
+        else:
+            shapes.append((path, repr(leaf)))
+            loose.append((path, repr(leaf)))
+    given = tuple(sorted((name, tuple(ids)) for name, ids in owners.items()))
+    rest = (kind, inputs.positional, tuple(rows), given, _caches(caches), _state_of(batch))
+    return Signature((rest, *shapes), (rest, *loose), lengths)
+
+
+def forget(model: Any) -> None:
+    """Forget every plan of `model`."""
+    with _LOCK:
+        _STORES.pop(model, None)
+
+
+def store_of(model: Any) -> PlanStore:
+    """Return the plans of `model`, made where there are none."""
+    with _LOCK:
+        return _STORES.setdefault(model, PlanStore())
+
+
+def _traced(
+    function: Callable[..., Any], batch: MixedBatch, inputs: Inputs, rows: Sequence[int], owners: Owners
+) -> Plan:
+    try:
+        return trace(function, batch, inputs, rows, owners)
+    except (Unroutable, MemoryError, torch.cuda.OutOfMemoryError):
+        raise
+    except Exception as error:
+        # The model's own error is met again by the next route, in the open.
+        raise Unroutable(f"tracing raised {type(error).__name__}: {error}") from error
+
+
+def _remember(model: Any, signature: Signature, found: Any, again: bool) -> None:
+    store = store_of(model)
+    with _LOCK:
+        _keep(store.exact, signature.exact, found)
+        family = store.families.get(signature.family)
+        if family is None:
+            family = _Family()
+            _keep(store.families, signature.family, family)
+        if again:  # a plan for every length did not fit this one
+            family.general = family.last = None
+        elif isinstance(found, Plan):
+            if family.last is not None:
+                family.general = generalize(family.last, found)
+            family.last = found
+
+
+def _keep(held: Dict[Hashable, Any], key: Hashable, value: Any) -> None:
+    """Add to `held`, where the oldest go, lest changing arguments pile up."""
+    held[key] = value
+    while len(held) > _MOST:
+        held.pop(next(iter(held)))
+
+
+def _caches(caches: Mapping[str, Any]) -> Hashable:
+    """Return what a plan hangs on of the caches: their classes, and whether they are filled."""
+    found = []
+    for name, cache in sorted(caches.items()):
+        length = getattr(cache, "get_seq_length", None)
+        found.append((name, type(cache).__name__, bool(length()) if callable(length) else True))
+    return tuple(found)
+
+
+def _state_of(batch: MixedBatch) -> Hashable:
+    """Return what a plan hangs on of the model and of torch: layers, attention, dtype, device, autocast."""
+    layers = tuple((name, type(layer).__name__, _base_name(layer)) for name, layer in batch.layers)
+    first = next(batch.model.parameters(), None)
+    kind = None if first is None else (str(first.dtype), str(first.device))
+    return (layers, _attention(getattr(batch.model, "config", None)), kind, _autocast())
+
+
+def _autocast() -> Hashable:
+    # Breakpoint: pytorch/pytorch#125103, torch 2.4: one function for every device.
+    if hasattr(torch, "get_autocast_dtype"):
+        return (torch.is_autocast_enabled("cpu"), torch.is_autocast_enabled("cuda"))
+    return (torch.is_autocast_cpu_enabled(), torch.is_autocast_enabled())
+
+
+def _base_name(layer: Any) -> str:
+    base = getattr(layer, "base_layer", None)
+    return "" if base is None else type(base).__name__
+
+
+def _attention(config: Any, depth: int = 2) -> Hashable:
+    """Return the attention implementation that `config` and those inside it ask for."""
+    own = getattr(config, "_attn_implementation", None)
+    if depth == 0 or not hasattr(config, "__dict__"):
+        return own
+    inner = [value for value in vars(config).values() if hasattr(value, "_attn_implementation")]
+    return (own, *(_attention(value, depth - 1) for value in inner))

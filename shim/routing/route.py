@@ -1,0 +1,58 @@
+"""Which way a mixed call goes: in one pass, or split by adapter, or refused."""
+
+from __future__ import annotations
+
+from typing import Any, Callable
+
+from shim import fallback
+from shim.batch import MixedBatch
+from shim.errors import RefusedError, Unroutable
+from shim.routing.generate_one_pass import run_one_pass_generate
+from shim.routing.generation import run_split_generate
+from shim.routing.inputs import Inputs
+from shim.routing.one_pass import run_one_pass
+from shim.routing.split import run_split_forward
+from shim.routing.trace import Owners
+
+
+def run_forward(function: Callable[..., Any], batch: MixedBatch, inputs: Inputs, owners: Owners) -> Any:
+    """Run the batch by `function`, a forward.
+
+    Raises:
+        RefusedError: neither one pass nor the split by adapter can be proven exact.
+    """
+    try:
+        return run_one_pass(function, batch, inputs, owners)
+    except Unroutable as reason:
+        return _fall_back(run_split_forward, function, batch, inputs, reason)
+
+
+def run_generate(function: Callable[..., Any], batch: MixedBatch, inputs: Inputs, owners: Owners) -> Any:
+    """Generate the batch by `function`.
+
+    Raises:
+        RefusedError: neither one pass nor the split by adapter can be proven exact.
+    """
+    if inputs.values.get("streamer") is not None:
+        raise RefusedError(
+            "a streamer takes one sample at a time, but a mixed batch has several. "
+            "Leave the streamer out, or stream one row a call"
+        )
+    try:
+        return run_one_pass_generate(function, batch, inputs, owners)
+    except Unroutable as reason:
+        return _fall_back(run_split_generate, function, batch, inputs, reason)
+
+
+def _fall_back(
+    split: Callable[..., Any], function: Callable[..., Any], batch: MixedBatch, inputs: Inputs, reason: Unroutable
+) -> Any:
+    if fallback.chosen() == fallback.REFUSE:
+        raise RefusedError(
+            f"one pass cannot be proven exact: {reason}. Run one adapter a call, or let such batches be split with "
+            'shim.install(fallback="split")'
+        ) from reason
+    try:
+        return split(function, batch, inputs)
+    except RefusedError as refused:
+        raise RefusedError(f"{refused} [in one pass: {reason}]") from reason

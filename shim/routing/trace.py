@@ -1,0 +1,155 @@
+"""One forward of the base model with every element's owner followed: what it proves is a plan."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, Callable, Mapping, Sequence, Tuple
+
+import torch
+
+from shim.batch import MixedBatch
+from shim.errors import Unroutable
+from shim.no_trace import generators_restored
+from shim.routing.inputs import SHARED, Inputs, root_name
+from shim.routing.layers import tensors_of
+from shim.routing.modules import modules_told
+from shim.routing.owners import CONSTANT, MIXED, Settlement
+from shim.routing.plan import Plan, PlannedCall
+from shim.routing.recorder import Recorder, SeenCall
+from shim.routing.rows import rule_of
+from shim.routing.tracer import Tracer
+from shim.routing.tree import shown
+from shim.selection import BASE, is_routed, select
+
+# What an earlier call has computed: adapters may have changed it.
+_STATES = frozenset("past_key_values mems encoder_outputs encoder_hidden_states inputs_embeds".split())
+
+Owners = Mapping[str, Sequence[int]]
+"""For inputs that are not one entry per sample: the sample of each index along dim 0."""
+
+
+def trace(function: Callable[..., Any], batch: MixedBatch, inputs: Inputs, rows: Sequence[int], owners: Owners) -> Plan:
+    """Run the base model once on copies of `inputs` and return the plan of its layer calls.
+
+    Args:
+        rows: the sample of each entry along dim 0 of the inputs that have one entry per row.
+        owners: the same for other inputs, by name.
+
+    Raises:
+        Unroutable: something stands in the way of a proof; the message says what and where.
+    """
+    _check_routed(batch)
+    tracer = Tracer(max(rows) + 1)
+    recorder = Recorder(tracer, batch)
+    selection = replace(batch.selection(BASE), route=recorder)
+    with generators_restored(), torch.inference_mode(False), torch.no_grad(), select(selection):
+        copies = inputs.map(lambda _, leaf: leaf.clone() if isinstance(leaf, torch.Tensor) else leaf)
+        seed(tracer, copies, rows, owners)
+        with modules_told(tracer, batch), tracer:
+            output = copies.call(function)
+        state = {"output": output, "state": copies.caches()}
+        settlement = settle_and_check(tracer, state, rows)
+    calls = tuple(_settled(call, settlement, tracer) for call in recorder.calls)
+    return Plan(calls, _lengths(inputs), tracer.reads_integers)
+
+
+def seed(tracer: Tracer, inputs: Inputs, rows: Sequence[int], owners: Owners) -> None:
+    """Give every input tensor its owners: a sample for each row, or a variable where the owner is not known."""
+    caches = inputs.caches()
+    for path, tensor in inputs.tensors().items():
+        name = root_name(path)
+        if tensor.dim() == 0 or name in SHARED:
+            continue
+        if name in owners:
+            ids = torch.tensor(owners[name], dtype=torch.int32, device=tensor.device) + 1
+        elif tensor.shape[0] == len(rows):
+            ids = torch.tensor(rows, dtype=torch.int32, device=tensor.device) + 1
+        else:
+            ids = tracer.lattice.fresh(tensor.shape[0], tensor.device)
+        by_row = ids.view(-1, *[1] * (tensor.dim() - 1)).expand(tensor.shape)
+        tracer.store.write(tensor, by_row, tainted=name in caches or name in _STATES)
+
+
+def settle_and_check(tracer: Tracer, output: Any, rows: Sequence[int]) -> Settlement:
+    """Settle the variables, and check that each row of the output holds its own sample.
+
+    Raises:
+        Unroutable: an output mixes samples, or a value escaped whose owner matters.
+    """
+    if tracer.obstacles:
+        raise Unroutable(tracer.obstacles[0])
+    expected = torch.tensor(rows, dtype=torch.int32) + 1
+    tensors = tensors_of(output)
+    for _, tensor in tensors:
+        ids = tracer.store.ids(tensor)
+        if ids is not None and tensor.dim() and tensor.shape[0] == len(rows) and tracer.lattice.has_variables:
+            tracer.lattice.by_data = 0
+            tracer.lattice.claim(ids, _along(expected, 0, tensor))
+    settlement = tracer.lattice.settle()
+    for path, tensor in tensors:
+        _check_output(path, tensor, tracer, settlement, expected)
+    return settlement
+
+
+def _check_output(
+    path: str, tensor: torch.Tensor, tracer: Tracer, settlement: Settlement, expected: torch.Tensor
+) -> None:
+    """Check that an output which adapters change holds each sample's values in that sample's rows.
+
+    Raises:
+        Unroutable: an element depends on several samples, or stands in another sample's row.
+    """
+    ids = tracer.store.ids(tensor)
+    if ids is None or not tracer.store.tainted(tensor):
+        return
+    owner = _settle(ids, settlement)
+    if bool((owner == MIXED).any()):
+        why = f": {tracer.mixers[0]}" if tracer.mixers else ""
+        raise Unroutable(f"output {shown(path)} of shape {tuple(tensor.shape)} mixes samples{why}")
+    if bool(((ids > tracer.lattice.samples) & (owner == CONSTANT)).any()):
+        raise Unroutable(
+            f"output {shown(path)} of shape {tuple(tensor.shape)} depends on the adapter, but belongs to no sample"
+        )
+    count = len(expected)
+    if tensor.dim() == 0 or tensor.shape[0] != count:
+        return  # no row stands for a sample, and every element has one owner
+    fits = any(
+        size == count and bool(((owner == 0) | (owner == _along(expected, dim, tensor))).all())
+        for dim, size in enumerate(tensor.shape)
+    )
+    if not fits:
+        raise Unroutable(f"output {shown(path)} of shape {tuple(tensor.shape)} holds a sample in another's row")
+
+
+def _settled(call: SeenCall, settlement: Settlement, tracer: Tracer) -> PlannedCall:
+    owners = [_settle(ids, settlement) for ids in call.ids]
+    by = [int(settlement.by_data.to(i.device)[i.clamp(min=0).long()].max()) if i.numel() else 0 for i in call.ids]
+    planned = replace(call.planned, by_data=max([call.planned.by_data, *by]))
+    if any(bool((owner == MIXED).any()) for owner in owners):
+        mixed = any(bool((ids == MIXED).any()) for ids in call.ids)
+        what = f"mixed by {tracer.mixers[0]}" if mixed and tracer.mixers else "computed once for several samples"
+        return replace(planned, shared=f"rows of its input {planned.shape} are {what}")
+    return replace(planned, rules=tuple(rule_of(owner) for owner in owners))
+
+
+def _settle(ids: torch.Tensor, settlement: Settlement) -> torch.Tensor:
+    """Return the owner of each id: 0 for none, 1.. for a sample, -1 for several."""
+    owner = settlement.owner.to(ids.device)
+    return torch.where(ids < 0, ids, owner[ids.clamp(min=0).long()])
+
+
+def _along(expected: torch.Tensor, dim: int, tensor: torch.Tensor) -> torch.Tensor:
+    shape = [len(expected) if index == dim else 1 for index in range(tensor.dim())]
+    return expected.to(tensor.device).view(shape)
+
+
+def _lengths(inputs: Inputs) -> Tuple[Tuple[str, Tuple[int, ...]], ...]:
+    caches = inputs.caches()
+    tensors = inputs.tensors().items()
+    return tuple(sorted((path, tuple(t.shape)) for path, t in tensors if root_name(path) not in caches))
+
+
+def _check_routed(batch: MixedBatch) -> None:
+    for name, layer in batch.layers:
+        if not is_routed(layer):
+            raise Unroutable(f"the forward of {name} was replaced, or its class was made after shim.install()")

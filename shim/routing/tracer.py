@@ -1,0 +1,222 @@
+"""Follow owner ids through every operation of one forward, and note whatever stands in the way of a proof.
+
+Below autograd and `torch.nn`, so that it sees what ran rather than what was written. An operation without a
+rule joins all that it read: it can be refused for want of a rule, never wrong.
+"""
+
+from __future__ import annotations
+
+import threading
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from typing import Any, Dict, Iterator, List, Mapping, Sequence
+
+import torch
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_flatten
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from shim.routing.operations import Operation, operation
+from shim.routing.owners import BY_ADAPTERS, BY_INPUTS, MIXED, Ids, Lattice
+from shim.routing.rules import elementwise, find_rule
+from shim.routing.rules.op import Op
+from shim.routing.storage import OwnerStore, address, storage_of
+
+# What takes values out of torch without the dispatcher (`item` goes through it).
+_ESCAPES = frozenset("tolist numpy __array__ __dlpack__ apply_ map_ map2_ data_ptr __getstate__ __reduce_ex__".split())
+_SWEEP_EVERY = 64
+
+
+class Tracer(TorchDispatchMode):
+    """A dispatch mode that keeps the owner of every element up to date.
+
+    store: the ids. lattice: how they join. obstacles: what makes every answer unproven (a value that adapters
+    change was read by Python, memory was filled unseen), in words. mixers: what made a value depend on several
+    samples, in words, first one first. reads_integers: whether Python read integers of the inputs, so that
+    shapes alone do not decide the layout. module: the name of the module that runs, for messages.
+    """
+
+    def __init__(self, samples: int) -> None:
+        super().__init__()
+        self.lattice = Lattice(samples)
+        self.store = OwnerStore(self.lattice)
+        self.obstacles: List[str] = []
+        self.mixers: List[str] = []
+        self.without_rule: Dict[str, int] = {}
+        self.reads_integers = False
+        self.module = ""
+        self._bookkeeping = 0
+        self._paused = False
+        self._seen = 0
+        self._unwritten: Dict[int, Any] = {}
+        self._escapes = _Escapes(self)
+        self._thread = threading.get_ident()
+
+    def is_here(self) -> bool:
+        """Whether the running thread is the one that is followed."""
+        return threading.get_ident() == self._thread
+
+    def __enter__(self) -> Any:
+        """Follow what runs inside the block, on this thread."""
+        entered = super().__enter__()
+        self._escapes.__enter__()
+        return entered
+
+    def __exit__(self, *error: Any) -> None:
+        """Stop following."""
+        self._escapes.__exit__(*error)
+        super().__exit__(*error)
+
+    @contextmanager
+    def bookkeeping(self) -> Iterator[None]:
+        """Take integers for control rather than data inside the block: which experts were hit, a range check."""
+        self._bookkeeping += 1
+        try:
+            yield
+        finally:
+            self._bookkeeping -= 1
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Follow nothing inside the block."""
+        before, self._paused = self._paused, True
+        try:
+            yield
+        finally:
+            self._paused = before
+
+    def escape(self, tensor: torch.Tensor, how: str) -> None:
+        """Note that Python reads the values of `tensor`."""
+        if self._paused or self._bookkeeping or not self.store.knows(tensor):
+            return
+        if self.store.tainted(tensor):
+            self.obstacles.append(f"{how}() of a value that adapters change{self._where()}")
+        elif tensor.is_floating_point() and how != "item":  # it may come back in another order
+            self.obstacles.append(f"{how}() of values that may come back unseen{self._where()}")
+        elif tensor.dtype is not torch.bool:
+            self.reads_integers = True
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run `func` and give its outputs their owners."""
+        kwargs = kwargs or {}
+        if self._paused:
+            return func(*args, **kwargs)
+        with torch._C.DisableTorchFunction():
+            known = operation(func)
+            if known.composite and find_rule(known.name) is None:
+                with self:
+                    output = func.decompose(*args, **kwargs)
+                if output is not NotImplemented:
+                    return output
+            output = func(*args, **kwargs)
+            self._follow(known, func, args, kwargs, output)
+        return output
+
+    def _follow(self, known: Operation, func: Any, args: Any, kwargs: Any, output: Any) -> None:
+        inputs = [leaf for leaf in tree_flatten((args, kwargs))[0] if isinstance(leaf, torch.Tensor)]
+        self._seen += 1
+        if self._seen % _SWEEP_EVERY == 0:
+            self.store.sweep()
+        self._watch_memory(known, inputs, output)
+        if known.view or not any(map(self.store.knows, inputs)):
+            return
+        outputs = [leaf for leaf in tree_flatten(output)[0] if isinstance(leaf, torch.Tensor)]
+        written = known.written(args, kwargs)
+        if not outputs and not written:
+            if not known.metadata:
+                for tensor in inputs:
+                    self.escape(tensor, known.python_name)
+            return
+        if not written:
+            shared = {address(tensor) for tensor in inputs}
+            if all(address(tensor) in shared for tensor in outputs):
+                return
+        op = Op(func, known.name, args, kwargs, outputs, written, self.lattice, self.store.ids, self.store.by_data)
+        self._give_owners(known, op, inputs)
+
+    def _give_owners(self, known: Operation, op: Op, inputs: List[Any]) -> None:
+        lattice, store = self.lattice, self.store
+        tainted = any(map(store.tainted, inputs))
+        control = self._bookkeeping and not any(out.is_floating_point() for out in op.outputs)
+        lattice.tainted = tainted and not control
+        lattice.decider = BY_ADAPTERS if any(map(store.tainted, _deciders(inputs))) else BY_INPUTS
+        lattice.by_data = max(map(store.by_data, inputs))
+        mixed_before = lattice.tainted and any(map(self._holds_mixed, inputs))
+        results = self._apply(known, op)
+        if lattice.by_data and known.anchors and self._decided_without_data(known, op, inputs, results):
+            lattice.by_data = 0
+        for tensor, ids in zip(op.results, results):
+            store.write(tensor, ids, tainted=tainted, by_data=lattice.by_data)
+        if lattice.tainted and not mixed_before and any(map(self._holds_mixed, op.outputs)):
+            shapes = ", ".join(str(tuple(tensor.shape)) for tensor in inputs)
+            self.mixers.append(f"{known.name} on {shapes}{self._where()}")
+
+    def _apply(self, known: Operation, op: Op) -> List[Ids]:
+        """Return the ids of everything that was written: by the operation's rule, or by joining all it read."""
+        rule = find_rule(known.name) or (elementwise if known.pointwise else None)
+        if rule is not None:
+            # An error tells of a form of the operation that the rule does not cover.
+            with suppress(RuntimeError, IndexError, TypeError, ValueError, AttributeError, AssertionError):
+                return op.fitted(rule(op))
+        self.without_rule[known.name] = self.without_rule.get(known.name, 0) + 1
+        return op.fitted(op.join(*(op.total(op.ids(tensor)) for tensor in op.read())))
+
+    def _decided_without_data(self, known: Operation, op: Op, inputs: List[Any], results: List[Ids]) -> bool:
+        """Whether the operands whose owners no data decides give the very same owners by themselves."""
+        store = self.store
+        if not any(store.knows(tensor) and not store.by_data(tensor) for tensor in inputs):
+            return False
+        before = self.lattice.checkpoint()
+        hidden = replace(op, lookup=self._ids_without_data, by_data=lambda _: 0)
+        try:
+            alone = self._apply(known, hidden)
+        finally:
+            self.lattice.rewind(before)
+        first, other = results[0], alone[0]
+        return first is not None and other is not None and torch.equal(first, other) and bool(other.all())
+
+    def _ids_without_data(self, tensor: torch.Tensor) -> Ids:
+        return None if self.store.by_data(tensor) else self.store.ids(tensor)
+
+    def _holds_mixed(self, tensor: torch.Tensor) -> bool:
+        ids = self.store.ids(tensor)
+        return ids is not None and ids.numel() > 0 and int(ids.min()) == MIXED
+
+    def _watch_memory(self, known: Operation, inputs: Sequence[Any], output: Any) -> None:
+        """Note memory that an operation reads though no operation wrote it: a raw kernel filled it unseen."""
+        if known.allocates:
+            storage = storage_of(output)
+            if storage.nbytes():
+                self._unwritten[int(storage._cdata)] = StorageWeakRef(storage)
+        elif self._unwritten and not known.view and not known.ignores_values:
+            for tensor in inputs:
+                reference = self._unwritten.pop(address(tensor), None)
+                if reference is not None and not reference.expired() and not known.mutates:
+                    self.obstacles.append(f"{known.name} reads memory that no operation of torch wrote{self._where()}")
+
+    def _where(self) -> str:
+        return f" in {self.module}" if self.module else ""
+
+
+class _Escapes(TorchFunctionMode):
+    """Tell the tracer of values that leave torch: `tolist` and `numpy` never reach the dispatcher."""
+
+    def __init__(self, tracer: Tracer) -> None:
+        super().__init__()
+        self._tracer = tracer
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = getattr(func, "__name__", "")
+        kwargs: Mapping[str, Any] = kwargs or {}
+        if name in _ESCAPES and args and isinstance(args[0], torch.Tensor):
+            self._tracer.escape(args[0], name)
+        if name == "one_hot":  # it reads the least and the greatest only to check them
+            with self._tracer.bookkeeping():
+                return func(*args, **kwargs)
+        return func(*args, **kwargs)
+
+
+def _deciders(inputs: Sequence[Any]) -> Sequence[Any]:
+    """Return the tensors that an index would be among: those of integers, or all where there are none."""
+    return [one for one in inputs if not one.is_floating_point() and not one.is_complex()] or inputs

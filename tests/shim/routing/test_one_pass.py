@@ -1,0 +1,344 @@
+"""One pass on modules that do all sorts of things to their batch: exact, or not taken."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import shim
+from shim.errors import Unroutable
+from shim.routing import one_pass, plans
+from tests.shim.routing.bodies import APART, MIXING
+
+NAMES = ["ann", "__base__", "ben", "ann"]
+
+
+def samples(count, seed=1, length=6):
+    return torch.randn(count, length, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+X = samples(4)
+
+
+def check_rows(model, alone, x, names):
+    """Check each row of a mixed call against the same row of the batch under its adapter alone."""
+    with torch.no_grad():
+        mixed = model(x, adapter_names=names)
+    whole = {name: alone(model, name, x) for name in set(names)}
+    for row, name in enumerate(names):
+        torch.testing.assert_close(mixed[row], whole[name][row], rtol=1e-9, atol=1e-12)
+        for other in set(names) - {name}:
+            assert (whole[other][row] - whole[name][row]).abs().max() > 1e-4, "the adapters are too alike"
+
+
+@pytest.mark.parametrize("body", APART)
+def test_what_keeps_samples_apart_goes_in_one_pass_and_is_exact(adapted, alone, body):
+    model = adapted(body)
+    assert shim.explain(model, {"x": X}, NAMES).route == "one pass"
+    check_rows(model, alone, X, NAMES)
+
+
+@pytest.mark.parametrize("body", MIXING)
+def test_what_lets_samples_meet_does_not_go_in_one_pass(adapted, body):
+    model = adapted(body)
+    shim.install(fallback="refuse")
+    with pytest.raises(shim.RefusedError, match=r"one pass cannot be proven exact.*shim\.install"):
+        model(X, adapter_names=NAMES)
+
+
+@pytest.mark.parametrize("body", MIXING)
+def test_what_lets_samples_meet_is_exact_by_split_or_refused(adapted, alone, body):
+    model = adapted(body)
+    try:
+        model(X, adapter_names=NAMES)
+    except shim.RefusedError:
+        return
+    check_rows(model, alone, X, NAMES)
+
+
+@given(data=st.data())
+@settings(max_examples=60, deadline=None, derandomize=True)
+def test_rows_are_exact_for_any_names_and_numbers(data):
+    from tests.shim.routing.conftest import make_adapted, run_alone
+
+    body = data.draw(st.sampled_from(APART), label="body")
+    count = data.draw(st.sampled_from([2, 3, 4, 6]), label="samples")  # 6 is the length too
+    if body.__name__ == "rows_that_no_single_dimension_divides":
+        count = 4
+    names = data.draw(st.lists(st.sampled_from(["ann", "ben", "__base__"]), min_size=count, max_size=count))
+    shim.install()
+    try:
+        check_rows(make_adapted(body), run_alone, samples(count, seed=2), names)
+    finally:
+        shim.uninstall()
+
+
+# ---- plans: made once, general after two lengths, never stale
+
+
+def counting(body):
+    """`body`, and the list of the lengths of the batches that it has run on."""
+    calls = []
+
+    def counted(toy, x):
+        calls.append(tuple(x.shape[:2]))
+        return body(toy, x)
+
+    return counted, calls
+
+
+def test_one_extra_forward_for_a_structure_and_none_afterwards(adapted):
+    body, calls = counting(APART[0])
+    model = adapted(body)
+    for names in (NAMES, NAMES, NAMES[::-1]):
+        model(X, adapter_names=names)
+    assert calls == [(4, 6)] * 4  # the trace, and three calls
+
+
+def test_two_lengths_make_a_plan_for_every_length(adapted, alone):
+    body, calls = counting(APART[0])
+    model = adapted(body)
+    for length in (6, 5, 9, 2):
+        check_rows(model, alone, samples(4, length=length), NAMES)
+    mixed = [length for count, length in calls]
+    assert [mixed.count(length) for length in (6, 5, 9, 2)] == [5, 5, 4, 4]  # three are the references
+
+
+def test_blocks_are_as_long_as_the_dimension_that_they_followed(adapted, alone):
+    body, calls = counting(APART[5])
+    assert APART[5].__name__ == "tokens_as_rows"
+    model = adapted(body)
+    for length in (5, 7, 9):
+        check_rows(model, alone, samples(4, length=length), NAMES)
+    assert calls.count((4, 9)) == 4
+
+
+def test_a_layout_that_changes_with_the_length_is_traced_again(adapted, alone):
+    def body(toy, x):
+        if x.shape[1] > 8:  # long ones are folded
+            return toy.linear(x.reshape(len(x) * 2, -1, 4)).reshape(x.shape)
+        return toy.linear(x)
+
+    model = adapted(body)
+    for length in (6, 5, 10, 12, 3):
+        check_rows(model, alone, samples(4, length=length), NAMES)
+
+
+def test_a_transposition_that_comes_with_the_length_does_not_slip_through(adapted, alone):
+    def body(toy, x):
+        if x.shape[1] == 7:
+            return toy.linear(x.transpose(0, 1)).transpose(0, 1)
+        return toy.linear(x)
+
+    model = adapted(body)
+    for length in (6, 5, 7):
+        check_rows(model, alone, samples(4, length=length), NAMES)
+
+
+def test_control_flow_that_hangs_on_data_is_met_by_the_guard(adapted, alone):
+    def body(toy, x):
+        y = toy.linear(x)
+        return toy.linear(y) if bool(x[0, 0, 0] > 0) else y
+
+    model = adapted(body)
+    for sign in (1, -1, 1):
+        x = X.abs() * sign
+        check_rows(model, alone, x, NAMES)
+
+
+def test_layers_that_are_added_after_a_plan_are_seen(adapted, alone):
+    import peft
+
+    model = adapted(lambda toy, x: toy.linear(toy.other(x)))
+    check_rows(model, alone, X, NAMES)
+    config = peft.LoraConfig(r=2, target_modules=["other"], init_lora_weights=False)
+    model.add_adapter("cat", config)
+    model.double().eval()
+    check_rows(model, alone, X, ["cat", "ann", "ben", "__base__"])
+    model.delete_adapter("cat")
+    check_rows(model, alone, X, NAMES)
+
+
+def test_a_body_that_is_changed_after_its_plan_is_traced_again_or_right(adapted, alone):
+    model = adapted(APART[0])
+    check_rows(model, alone, X, NAMES)
+    model.get_base_model().body = APART[1]
+    check_rows(model, alone, X, NAMES)
+
+
+def test_a_reason_is_kept_like_a_plan(adapted):
+    body, calls = counting(MIXING[0])
+    model = adapted(body)
+    shim.install(fallback="refuse")
+    for _ in range(3):
+        with pytest.raises(shim.RefusedError):
+            model(X, adapter_names=NAMES)
+    assert len(calls) == 1
+
+
+# ---- failures and threads
+
+
+def test_a_failing_trace_leaves_no_trace(adapted, alone):
+    fail = [True]
+
+    def body(toy, x):
+        y = toy.linear(x)
+        torch.rand(1)
+        if fail[0]:
+            raise KeyboardInterrupt
+        return y
+
+    model = adapted(body)
+    before = torch.get_rng_state()
+    with pytest.raises(KeyboardInterrupt):
+        model(X, adapter_names=NAMES)
+    assert torch.equal(torch.get_rng_state(), before)
+    from torch.nn.modules import module as hooks
+
+    assert not hooks._global_forward_pre_hooks
+    assert not hooks._global_forward_hooks
+    fail[0] = False
+    check_rows(model, alone, X, NAMES)
+
+
+def test_a_plan_that_does_not_fit_leaves_the_generators_alone(adapted):
+    flip = [False]
+
+    def body(toy, x):
+        y = toy.linear(x) + torch.rand(1, dtype=x.dtype)
+        return toy.linear(y) if flip[0] else y
+
+    model = adapted(body)
+    torch.manual_seed(0)
+    first = model(X, adapter_names=NAMES)
+    flip[0] = True
+    torch.manual_seed(0)
+    model(X, adapter_names=NAMES)  # met by the guard, traced again
+    flip[0] = False
+    torch.manual_seed(0)
+    torch.testing.assert_close(model(X, adapter_names=NAMES), first)
+
+
+def test_many_threads_trace_and_run_at_once(adapted, alone):
+    from concurrent.futures import ThreadPoolExecutor
+
+    model = adapted(APART[1])
+    rows = [["ann", "ben", "__base__", "ann"], ["ben", "ben", "ann", "__base__"], ["__base__", "ann", "ann", "ben"]]
+    whole = {name: alone(model, name, X) for name in ("ann", "ben", "__base__")}
+
+    def run(index):
+        if index % 10 == 0:
+            plans.forget(model)
+        names = rows[index % 3]
+        with torch.no_grad():
+            return names, model(X, adapter_names=names)
+
+    with ThreadPoolExecutor(8) as pool:
+        for names, mixed in pool.map(run, range(60)):
+            for row, name in enumerate(names):
+                torch.testing.assert_close(mixed[row], whole[name][row], rtol=1e-9, atol=1e-12)
+
+
+# ---- modes, devices of dispatch, and gradients
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode, torch.enable_grad])
+@pytest.mark.parametrize("first", [torch.no_grad, torch.inference_mode, torch.enable_grad])
+def test_a_plan_serves_every_gradient_mode(adapted, alone, first, mode):
+    model = adapted(APART[1])
+    with first():
+        model(X, adapter_names=NAMES)
+    with mode():
+        mixed = model(X, adapter_names=NAMES)
+    assert mixed.requires_grad is (mode is torch.enable_grad)
+    for row, name in enumerate(NAMES):
+        torch.testing.assert_close(mixed[row].detach(), alone(model, name, X)[row], rtol=1e-9, atol=1e-12)
+
+
+def test_inputs_made_in_inference_mode_are_traced(adapted):
+    model = adapted(APART[0])
+    with torch.inference_mode():
+        x = X.clone()
+        assert shim.explain(model, {"x": x}, NAMES).route == "one pass"
+        model(x, adapter_names=NAMES)
+
+
+def test_rows_have_the_gradients_of_their_own_adapter(adapted):
+    model = adapted(APART[1])
+    for parameter in model.parameters():
+        parameter.requires_grad_(True)
+    x = X.clone().requires_grad_(True)
+    model(x, adapter_names=NAMES)[2].sum().backward()
+    assert x.grad[2].abs().sum() > 0
+    assert x.grad[[0, 1, 3]].abs().sum() == 0
+    ann = [p.grad for path, p in model.named_parameters() if ".ann." in path]
+    ben = [p.grad for path, p in model.named_parameters() if ".ben." in path]
+    assert all(grad is None or grad.abs().sum() == 0 for grad in ann)
+    assert all(grad.abs().sum() > 0 for grad in ben)
+
+
+def test_autocast_is_traced_and_run(adapted):
+    model = adapted(APART[0]).float()
+    x = X.float()
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        mixed = model(x, adapter_names=NAMES)
+        model.set_adapter("ben")
+        expected = model(x)
+    assert mixed.dtype is torch.bfloat16
+    torch.testing.assert_close(mixed[2], expected[2])
+
+
+# ---- owners given by the caller
+
+
+def test_owners_say_whose_rows_an_input_has(adapted, alone):
+    def body(toy, x, pictures):
+        rows = toy.linear(pictures)
+        return {"rows": rows}
+
+    model = adapted(body)
+    x, pictures = samples(2), samples(5, seed=3)
+    assert shim.explain(model, {"x": x, "pictures": pictures}, ["ann", "ben"]).route != "one pass"
+    with torch.no_grad():
+        mixed = model(x, pictures=pictures, adapter_names=["ann", "ben"], owners={"pictures": [0, 0, 1, 0, 1]})
+    for row, name in enumerate(["ann", "ann", "ben", "ann", "ben"]):
+        expected = alone(model, name, x, pictures=pictures)["rows"][row]
+        torch.testing.assert_close(mixed["rows"][row], expected, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("owners", [{"nothing": [0]}, {"x": [0, 1]}, {"x": [0, 1, 2, 4]}])
+def test_owners_that_do_not_fit_are_refused(adapted, owners):
+    with pytest.raises(shim.AdapterNamesError, match="owners"):
+        adapted(APART[0])(X, adapter_names=NAMES, owners=owners)
+
+
+# ---- what is in the way is named
+
+
+def test_a_layer_whose_forward_was_replaced_is_not_run_in_one_pass(adapted, alone):
+    model = adapted(APART[0])
+    layer = model.get_base_model().linear
+    layer.forward = type(layer).forward.__get__(layer)  # as accelerate's hooks do
+    shown = shim.explain(model, {"x": X}, NAMES)
+    assert shown.route == "split"
+    assert "linear" in shown.reason
+    assert "replaced" in shown.reason
+
+
+def test_a_layer_that_all_samples_share_is_named(adapted):
+    model = adapted(MIXING[[body.__name__ for body in MIXING].index("a_row_that_all_need")])
+    shown = shim.explain(model, {"x": X}, NAMES)
+    assert shown.route == "split"
+    assert "linear has weights for 'ann', 'ben'" in shown.reason
+    assert "(1, 4)" in shown.reason
+
+
+def test_unroutable_is_the_only_way_out_of_one_pass(adapted, monkeypatch):
+    model = adapted(MIXING[0])
+    monkeypatch.setattr(one_pass, "check_known", lambda _: None)
+    from shim.batch import resolve
+    from shim.routing.inputs import Inputs
+
+    with pytest.raises(Unroutable, match="mixes samples: mean"):
+        one_pass.run_one_pass(lambda **k: model.get_base_model()(**k), resolve(model, NAMES), Inputs({"x": X}), {})
