@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Dict, FrozenSet, List, Mapping, Optional, Tuple
+from typing import Any, Dict, FrozenSet, List, Optional, Tuple
 
 from shim.errors import AdapterNamesError, RefusedError, UnknownAdapterError
+from shim.modules import Found, Layers, is_compiled, layer_kinds, layers_in_evaluation, walk
 from shim.selection import BASE, Selection
 
 # The methods whose layers ask for their adapter when they run, shown by tests/shim/test_methods.py. Others choose
@@ -34,7 +35,7 @@ class MixedBatch:
     model: Any
     names: Tuple[str, ...]
     groups: Tuple[Group, ...]
-    layers: Tuple[Tuple[str, Any], ...]
+    layers: Layers
 
     def selection(self, adapter: str) -> Selection:
         """Return what the layers of the model should see while they run `adapter`."""
@@ -51,28 +52,16 @@ def resolve(model: Any, adapter_names: Any) -> MixedBatch:
     """
     names = _names(adapter_names)
     _check_loaded(model, names)
-    layers = tuple(adapter_layers(model))
+    layers = layers_in_evaluation(model, set(names))
+    if layers is None:
+        modules = list(walk(model, set(names)))
+        _check_modules(modules)
+        layers = tuple((found.name, found.module) for found in modules if found.is_layer)
     _check_state(model, names, layers)
     rows: Dict[str, List[int]] = {}
     for row, name in enumerate(names):
         rows.setdefault(name, []).append(row)
     return MixedBatch(model, names, tuple(Group(name, tuple(r)) for name, r in rows.items()), layers)
-
-
-def adapter_layers(model: Any) -> List[Tuple[str, Any]]:
-    """Return (name, layer) of every tuner layer and saved-module wrapper of `model`."""
-    kinds = layer_kinds()
-    return [(name, module) for name, module in model.named_modules() if isinstance(module, kinds)]
-
-
-def layer_kinds() -> Tuple[Any, Any]:
-    """Return the classes of PEFT that choose an adapter when they run: tuner layers, saved-module wrappers."""
-    from peft.tuners.tuners_utils import BaseTunerLayer
-    from peft.utils import other
-
-    # Breakpoint: huggingface/peft#2376, peft 0.15.0: AuxiliaryTrainingWrapper becomes the base class.
-    wrapper = getattr(other, "AuxiliaryTrainingWrapper", None) or other.ModulesToSaveWrapper
-    return (BaseTunerLayer, wrapper)
 
 
 def is_row_wise(config: Any) -> bool:
@@ -127,17 +116,20 @@ def _check_loaded(model: Any, names: Tuple[str, ...]) -> None:
         )
 
 
-def _check_state(model: Any, names: Tuple[str, ...], layers: Tuple[Tuple[str, Any], ...]) -> None:
-    modules = list(model.named_modules())
-    for name, module in modules:
-        if _is_compiled(module):
+def _check_modules(modules: List[Found]) -> None:
+    for found in modules:
+        if is_compiled(found.module):
             raise RefusedError(
-                f"{name or 'the model'} is compiled (torch.compile), and its graph keeps the adapter that it "
+                f"{found.name or 'the model'} is compiled (torch.compile), and its graph keeps the adapter that it "
                 "was traced with. Pass the uncompiled model for mixed batches"
             )
-    _check_evaluation_mode(modules, layers)
+    _check_evaluation_mode(modules)
+
+
+def _check_state(model: Any, names: Tuple[str, ...], layers: Layers) -> None:
+    tuner_layer = layer_kinds()[0]
     for name, layer in layers:
-        if isinstance(layer, layer_kinds()[0]) and layer.merged:
+        if isinstance(layer, tuner_layer) and layer.merged:
             raise RefusedError(
                 f"Cannot pass `adapter_names` when there are merged adapters: {name} holds "
                 f"{list(layer.merged_adapters)} in its base weights, so no other row can be exact. Call "
@@ -154,14 +146,16 @@ def _check_state(model: Any, names: Tuple[str, ...], layers: Tuple[Tuple[str, An
             raise RefusedError(f"adapter {adapter!r} {reason}. Run its rows in a call of their own instead")
 
 
-def _check_evaluation_mode(modules: List[Tuple[str, Any]], layers: Tuple[Tuple[str, Any], ...]) -> None:
+def _check_evaluation_mode(modules: List[Found]) -> None:
     """Refuse a module in training mode, but for what PEFT adds in that mode to a model in evaluation mode."""
-    added = {id(module) for _, layer in layers for module in layer.modules()}
-    for name, module in modules:
+    for found in modules:
+        module = found.module
+        if not module.training:
+            continue
         is_random = getattr(module, "p", 0) > 0 if "Dropout" in type(module).__name__ else False
-        if module.training and (id(module) not in added or is_random or hasattr(module, "running_mean")):
+        if not found.inside or is_random or hasattr(module, "running_mean"):
             raise RefusedError(
-                f"Cannot pass `adapter_names` when the model is in training mode, as {name or 'the model'} is: "
+                f"Cannot pass `adapter_names` when the model is in training mode, as {found.name or 'the model'} is: "
                 "dropout and batch statistics would differ from each adapter's own run. Call model.eval() first"
             )
 
@@ -179,9 +173,3 @@ def _unsupported(config: Any) -> Optional[str]:
     if method not in CHOSEN_IN_LAYERS:
         return f"is of the method {method}, which has not been shown to choose its adapter in its layers alone"
     return None
-
-
-def _is_compiled(module: Any) -> bool:
-    # Module.compile() sets _compiled_call_impl on the instance; torch.compile(module) wraps it.
-    compiled: Mapping[str, Any] = vars(module)
-    return compiled.get("_compiled_call_impl") is not None or type(module).__name__ == "OptimizedModule"

@@ -21,7 +21,7 @@ def replacements() -> Sequence[Replacement]:
 def _layer_properties() -> Iterator[Replacement]:
     from peft.peft_model import PeftModel
 
-    from shim.batch import layer_kinds
+    from shim.modules import layer_kinds
     from shim.selection import ANSWERS, ModelActiveAdapter, layer_property, routed
 
     for cls in with_subclasses(*layer_kinds()):

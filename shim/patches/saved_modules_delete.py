@@ -56,7 +56,8 @@ def _deleting_everything(original: Callable[..., None]) -> Callable[..., None]:
 
 
 def _delete_saved_modules(model: Any, adapter_name: str) -> None:
-    from shim.batch import adapter_layers, holds, layer_kinds
+    from shim.batch import holds
+    from shim.modules import adapter_layers, layer_kinds
 
     for _, layer in adapter_layers(model):
         if isinstance(layer, layer_kinds()[1]) and holds(layer, adapter_name):

@@ -7,8 +7,9 @@ from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 
 import torch
 
-from shim.batch import MixedBatch, holds, layer_kinds
+from shim.batch import MixedBatch, holds
 from shim.errors import Unroutable
+from shim.modules import layer_kinds
 from shim.routing.rows import RowRule
 from shim.routing.tree import leaves, map_leaves
 from shim.selection import BASE, Selection, select

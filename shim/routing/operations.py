@@ -11,8 +11,12 @@ from shim.routing.rules.pointwise import POINTWISE
 
 _METADATA = frozenset(
     "size stride storage_offset dim numel is_same_size is_contiguous is_pinned is_non_overlapping_and_dense "
-    "sym_size sym_stride sym_numel sym_storage_offset layout".split()
+    "sym_size sym_stride sym_numel sym_storage_offset layout is_set_to _has_same_storage_numel "
+    # These read values only to raise an error.
+    "_assert_async _functional_assert_async _assert_tensor_metadata _linalg_check_errors".split()
 )
+# In-place forms that are pointwise and yet need nothing of what they write over.
+_FILLS = frozenset("fill copy zero masked_fill uniform normal bernoulli exponential".split())
 _SCALAR_READS = {"_local_scalar_dense": "item"}
 # Where a structural operand can settle an owner that data had decided (a residual sum, an attention over rows).
 _ANCHORS = frozenset(
@@ -31,7 +35,8 @@ class Operation:
 
     name: without overload and without the underscore of the in-place form. view: its output shares memory with
     its input. writes: the positions of the arguments that it writes to, by name. pointwise: each element of the
-    output is made of the elements at its own position. composite: it is made of other operations.
+    output is made of the elements at its own position. composite: it is made of other operations. in_place: it
+    writes to the argument that it returns.
     """
 
     name: str
@@ -39,6 +44,7 @@ class Operation:
     writes: Tuple[Tuple[int, str], ...]
     pointwise: bool
     composite: bool
+    in_place: bool
 
     @property
     def mutates(self) -> bool:
@@ -54,6 +60,11 @@ class Operation:
     def ignores_values(self) -> bool:
         """Whether it asks its tensor arguments for shape and dtype only."""
         return self.name.endswith("_like") or self.name.startswith("new_") or self.metadata
+
+    @property
+    def updates(self) -> bool:
+        """Whether it makes what it writes of what was there, all over."""
+        return self.in_place and self.pointwise and self.name not in _FILLS
 
     @property
     def metadata(self) -> bool:
@@ -103,7 +114,8 @@ def _read(func: Any) -> Operation:
         writes = tuple((index, one.name) for index, one in enumerate(schema.arguments) if one.name in running)
     resized = getattr(torch, "Tag", None) is not None and torch.Tag.inplace_view in func.tags
     aliases = any(one.alias_info is not None and not one.alias_info.is_write for one in schema.returns)
-    name = packet[:-1] if writes and packet.endswith("_") and not packet.endswith("__") else packet
+    in_place = bool(writes) and packet.endswith("_") and not packet.endswith("__")
+    name = packet[:-1] if in_place else packet
     # Breakpoint: pytorch/pytorch#90029, torch 2.0: the tag `pointwise`; before it the list alone.
     tagged = hasattr(torch.Tag, "pointwise") and torch.Tag.pointwise in func.tags
     composite = torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), "CompositeImplicitAutograd")
@@ -113,4 +125,5 @@ def _read(func: Any) -> Operation:
         writes=() if resized else writes,
         pointwise=tagged or name in POINTWISE,
         composite=bool(composite),
+        in_place=in_place,
     )

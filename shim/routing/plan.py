@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, List, Mapping, Optional, Tuple
+from typing import Any, Dict, List, Mapping, Optional, Tuple
 
 from shim.routing.layers import Kind
 from shim.routing.rows import RowRule
@@ -48,6 +48,15 @@ class Plan:
     calls: Tuple[PlannedCall, ...]
     lengths: Tuple[Tuple[str, Tuple[int, ...]], ...]
     reads_integers: bool = False
+
+    def __post_init__(self) -> None:
+        # Equal rules are one object, so that a call gathers the rows of each once.
+        known: Dict[RowRule, RowRule] = {}
+        calls = [
+            replace(call, rules=tuple(rule and known.setdefault(rule, rule) for rule in call.rules))
+            for call in self.calls
+        ]
+        object.__setattr__(self, "calls", tuple(calls))
 
     @cached_property
     def shared(self) -> Tuple[PlannedCall, ...]:

@@ -7,20 +7,22 @@ from typing import Any, Dict, List
 import torch
 from torch.multiprocessing.reductions import StorageWeakRef
 
-from shim.routing.owners import CONSTANT, Ids, Lattice
+from shim.routing.owners import CONSTANT, MIXED, Ids, Lattice
 
 
 class _Block:
     """What is known of one storage: an id per element of `itemsize` bytes, and whence they came."""
 
-    def __init__(self, storage: Any, itemsize: int) -> None:
+    def __init__(self, storage: Any, itemsize: int, filled: bool) -> None:
         # While a weak reference is held the address of a freed storage is not given to another.
         self.alive = StorageWeakRef(storage)
         self.itemsize = itemsize
         self.device = storage.device
-        self.ids = torch.zeros(storage.nbytes() // itemsize, dtype=torch.int32, device=self.device)
+        make = torch.empty if filled else torch.zeros
+        self.ids = make(storage.nbytes() // itemsize, dtype=torch.int32, device=self.device)
         self.tainted = False
         self.by_data = 0
+        self.mixed = False
 
 
 class OwnerStore:
@@ -52,22 +54,14 @@ class OwnerStore:
         if block is None:
             if ids is None and not tainted:
                 return
-            block = self._blocks[key] = _Block(storage_of(tensor), tensor.element_size())
+            storage = storage_of(tensor)
+            filled = ids is not None and tensor.is_contiguous() and storage.nbytes() == _bytes(tensor)
+            block = self._blocks[key] = _Block(storage, tensor.element_size(), filled)
         self._in_units_of(block, tensor)
-        view = block.ids.as_strided(tensor.shape, tensor.stride(), tensor.storage_offset())
-        own = ids is not None and address(ids) == address(view)
-        if own and ids.storage_offset() == view.storage_offset() and ids.stride() == view.stride():
-            pass  # every element keeps its owner
-        elif own:
-            self.write(tensor, ids.clone(), tainted=tainted, by_data=by_data)
-        elif _overlaps(tensor):
-            self._write_overlapping(block, tensor, ids, tainted)
-        elif ids is None:
-            view.fill_(CONSTANT)
-        elif view.numel():
-            view.copy_(ids)
+        self._set(block, tensor, ids, tainted)
         block.tainted |= tainted
         block.by_data = max(block.by_data, by_data)
+        block.mixed = block.mixed or (tainted and holds_mixed(ids))
 
     def tainted(self, tensor: torch.Tensor) -> bool:
         """Whether an adapted layer's output has flowed into the storage of `tensor`."""
@@ -79,11 +73,29 @@ class OwnerStore:
         block = self._blocks.get(address(tensor))
         return 0 if block is None else block.by_data
 
+    def mixed(self, tensor: torch.Tensor) -> bool:
+        """Whether a value that depends on several samples was ever written to the storage of `tensor`."""
+        block = self._blocks.get(address(tensor))
+        return block is not None and block.mixed
+
     def sweep(self) -> None:
         """Forget storages that are gone."""
         gone: List[int] = [key for key, block in self._blocks.items() if block.alive.expired()]
         for key in gone:
             del self._blocks[key]
+
+    def _set(self, block: _Block, tensor: torch.Tensor, ids: Ids, tainted: bool) -> None:
+        view = block.ids.as_strided(tensor.shape, tensor.stride(), tensor.storage_offset())
+        if ids is not None and address(ids) == address(view):
+            if ids.storage_offset() == view.storage_offset() and ids.stride() == view.stride():
+                return  # every element keeps its owner
+            ids = ids.clone()
+        if _overlaps(tensor):
+            self._write_overlapping(block, tensor, ids, tainted)
+        elif ids is None:
+            view.fill_(CONSTANT)
+        elif view.numel():
+            view.copy_(ids)
 
     def _write_overlapping(self, block: _Block, tensor: torch.Tensor, ids: Ids, tainted: bool) -> None:
         """Set ids where several elements of `tensor` share memory: any of them may have been written last."""
@@ -127,6 +139,18 @@ def storage_of(tensor: torch.Tensor) -> Any:
 def address(tensor: torch.Tensor) -> int:
     """Return the number that stands for `tensor`'s storage while anything refers to it, weakly or not."""
     return int(storage_of(tensor)._cdata)
+
+
+def holds_mixed(ids: Ids) -> bool:
+    """Whether any value depends on several samples."""
+    if ids is None or not ids.numel():
+        return False
+    once = ids[tuple(slice(0, 1) if stride == 0 else slice(None) for stride in ids.stride())]
+    return int(once.min()) == MIXED
+
+
+def _bytes(tensor: torch.Tensor) -> int:
+    return tensor.numel() * tensor.element_size()
 
 
 def _overlaps(tensor: torch.Tensor) -> bool:

@@ -14,11 +14,11 @@ from typing import Any, Dict, Iterator, List, Mapping, Sequence
 import torch
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_flatten
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten
 
 from shim.routing.operations import Operation, operation
-from shim.routing.owners import BY_ADAPTERS, BY_INPUTS, MIXED, Ids, Lattice
+from shim.routing.owners import BY_ADAPTERS, BY_INPUTS, Ids, Lattice
 from shim.routing.rules import elementwise, find_rule
 from shim.routing.rules.op import Op
 from shim.routing.storage import OwnerStore, address, storage_of
@@ -118,7 +118,9 @@ class Tracer(TorchDispatchMode):
         self._seen += 1
         if self._seen % _SWEEP_EVERY == 0:
             self.store.sweep()
-        self._watch_memory(known, inputs, output)
+        if self._meets_sparse(known, inputs, output):
+            return
+        self._watch_memory(known, inputs, output, args, kwargs)
         if known.view or not any(map(self.store.knows, inputs)):
             return
         outputs = [leaf for leaf in tree_flatten(output)[0] if isinstance(leaf, torch.Tensor)]
@@ -142,13 +144,13 @@ class Tracer(TorchDispatchMode):
         lattice.tainted = tainted and not control
         lattice.decider = BY_ADAPTERS if any(map(store.tainted, _deciders(inputs))) else BY_INPUTS
         lattice.by_data = max(map(store.by_data, inputs))
-        mixed_before = lattice.tainted and any(map(self._holds_mixed, inputs))
+        mixed_before = lattice.tainted and any(map(store.mixed, inputs))
         results = self._apply(known, op)
         if lattice.by_data and known.anchors and self._decided_without_data(known, op, inputs, results):
             lattice.by_data = 0
         for tensor, ids in zip(op.results, results):
             store.write(tensor, ids, tainted=tainted, by_data=lattice.by_data)
-        if lattice.tainted and not mixed_before and any(map(self._holds_mixed, op.outputs)):
+        if lattice.tainted and not mixed_before and any(map(store.mixed, op.outputs)):
             shapes = ", ".join(str(tuple(tensor.shape)) for tensor in inputs)
             self.mixers.append(f"{known.name} on {shapes}{self._where()}")
 
@@ -179,20 +181,28 @@ class Tracer(TorchDispatchMode):
     def _ids_without_data(self, tensor: torch.Tensor) -> Ids:
         return None if self.store.by_data(tensor) else self.store.ids(tensor)
 
-    def _holds_mixed(self, tensor: torch.Tensor) -> bool:
-        ids = self.store.ids(tensor)
-        return ids is not None and ids.numel() > 0 and int(ids.min()) == MIXED
+    def _meets_sparse(self, known: Operation, inputs: Sequence[Any], output: Any) -> bool:
+        """Note values with owners that meet a tensor whose memory has no places, and return whether there is one."""
+        tensors = [leaf for leaf in tree_flatten(output)[0] if isinstance(leaf, torch.Tensor)]
+        if all(tensor.layout is torch.strided for tensor in [*inputs, *tensors]):
+            return False
+        if any(tensor.layout is torch.strided and self.store.knows(tensor) for tensor in inputs):
+            self.obstacles.append(f"{known.name} makes or reads a sparse tensor{self._where()}")
+        return True
 
-    def _watch_memory(self, known: Operation, inputs: Sequence[Any], output: Any) -> None:
+    def _watch_memory(self, known: Operation, inputs: Sequence[Any], output: Any, args: Any, kwargs: Any) -> None:
         """Note memory that an operation reads though no operation wrote it: a raw kernel filled it unseen."""
         if known.allocates:
             storage = storage_of(output)
             if storage.nbytes():
                 self._unwritten[int(storage._cdata)] = StorageWeakRef(storage)
         elif self._unwritten and not known.view and not known.ignores_values:
+            overwritten = {address(tensor) for tensor in known.written(args, kwargs)} if not known.updates else set()
             for tensor in inputs:
                 reference = self._unwritten.pop(address(tensor), None)
-                if reference is not None and not reference.expired() and not known.mutates:
+                unseen = reference is not None and not reference.expired() and address(tensor) not in overwritten
+                # `baddbmm(empty, a, b, beta=0)` reads nothing of its first argument.
+                if unseen and not (kwargs.get("beta") == 0 and tensor is args[0]):
                     self.obstacles.append(f"{known.name} reads memory that no operation of torch wrote{self._where()}")
 
     def _where(self) -> str:

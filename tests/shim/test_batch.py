@@ -9,7 +9,8 @@ from peft.tuners.lora import layer as lora_layers
 from torch import nn
 
 import shim
-from shim.batch import MixedBatch, adapter_layers, holds, layer_kinds, method_of, resolve
+from shim.batch import MixedBatch, holds, method_of, resolve
+from shim.modules import adapter_layers, layer_kinds
 from shim.selection import BASE
 
 

@@ -243,7 +243,8 @@ def test_an_adapter_added_after_eval_is_refused_only_where_it_drops_out(dropout)
     with torch.no_grad():
         if dropout:
             with pytest.raises(shim.RefusedError, match=r"training mode, as .*lora_dropout\.cat is"):
-                model(input_ids=tokens(), adapter_names=NAMES)
+                model(input_ids=tokens(), adapter_names=["cat", *NAMES[1:]])
+            model(input_ids=tokens(), adapter_names=NAMES)  # which do not use it
             model.eval()
         model(input_ids=tokens(), adapter_names=["cat", *NAMES[1:]])
 

@@ -12,7 +12,8 @@ import torch
 from torch import nn
 
 import shim
-from shim.batch import adapter_layers, resolve
+from shim.batch import resolve
+from shim.modules import adapter_layers
 from shim.selection import (
     ANSWERS,
     BASE,

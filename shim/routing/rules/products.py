@@ -140,9 +140,9 @@ def _convolved(op: Op) -> Result:
 
 @rule("mkldnn_rnn_layer")
 def _recurrent(op: Op) -> Result:
-    """Steps first, samples second; a sample's steps and states are one."""
+    """Steps first, samples second, whatever the layer's `batch_first` is; a sample's steps and states are one."""
     steps, state, cell = op.args[0], op.argument("hx_"), op.argument("cx_")
-    if op.argument("batch_first") or op.argument("batch_sizes") or steps.dim() != 3:
+    if op.argument("batch_sizes") or steps.dim() != 3 or state.shape[-2] != steps.shape[1]:
         raise ValueError("samples elsewhere")
     joined = op.reduce(op.ids(steps), [0, 2])
     for one in (state, cell):

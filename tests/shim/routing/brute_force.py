@@ -270,6 +270,8 @@ def any_owners(examples=12):
 
     def decorate(test):
         drawn = given(data=st.data(), seed=st.integers(0, 2**16))(test)
-        return settings(max_examples=examples, deadline=None, database=None, phases=[Phase.generate, Phase.shrink])(drawn)
+        return settings(max_examples=examples, deadline=None, database=None, phases=[Phase.generate, Phase.shrink])(
+            drawn
+        )
 
     return decorate

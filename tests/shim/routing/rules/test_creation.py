@@ -8,10 +8,10 @@ from tests.shim.routing.brute_force import Case, any_owners, check_any, check_de
 aten = torch.ops.aten
 
 CASES = [
-    *(
-        Case(name, lambda x, make=getattr(torch, name): make(x), "B 3", samples_in=None)
-        for name in ("zeros_like", "ones_like", "rand_like", "randn_like")
-    ),
+    Case("zeros_like", torch.zeros_like, "B 3", samples_in=None),
+    Case("ones_like", torch.ones_like, "B 3", samples_in=None),
+    Case("rand_like", torch.rand_like, "B 3", samples_in=None),
+    Case("randn_like", torch.randn_like, "B 3", samples_in=None),
     Case("full_like", lambda x: torch.full_like(x, 2.0), "B 3", samples_in=None),
     Case("randint_like", lambda x: torch.randint_like(x, 5), "B 3", samples_in=None),
     Case("empty_like", lambda x: torch.empty_like(x).zero_(), "B 3", samples_in=None),

@@ -8,25 +8,24 @@ from tests.shim.routing.brute_force import Case, any_owners, check_any, check_de
 
 aten = torch.ops.aten
 
+
+def elementwise(loss, reduction, samples_in):
+    return Case(
+        loss.__name__, lambda x, y: loss(x, y, reduction=reduction), "B 4 : p", "B 4 : p", samples_in=samples_in
+    )
+
+
+ELEMENTWISE = [
+    F.mse_loss,
+    F.smooth_l1_loss,
+    F.huber_loss,
+    F.soft_margin_loss,
+    F.binary_cross_entropy,
+    F.binary_cross_entropy_with_logits,
+]
 CASES = [
-    *(
-        Case(
-            name,
-            lambda x, y, loss=getattr(F, name), how=how: loss(x, y, reduction=how),
-            "B 4 : p",
-            "B 4 : p",
-            samples_in=where,
-        )
-        for name in (
-            "mse_loss",
-            "smooth_l1_loss",
-            "huber_loss",
-            "soft_margin_loss",
-            "binary_cross_entropy",
-            "binary_cross_entropy_with_logits",
-        )
-        for how, where in (("none", 0), ("mean", "mixed"))
-    ),
+    *(elementwise(loss, "none", 0) for loss in ELEMENTWISE),
+    *(elementwise(loss, "mean", "mixed") for loss in ELEMENTWISE),
     Case("nll_loss_forward", lambda x, y: F.nll_loss(x, y, reduction="none"), "B 4", "B : i4"),
     Case("nll_loss_forward", lambda x, y: F.cross_entropy(x, y), "B 4", "B : i4", samples_in="mixed"),
     Case(

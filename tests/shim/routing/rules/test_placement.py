@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from torch.nn import functional as F
 
 from tests.shim.routing.brute_force import Case, any_owners, check_any, check_declared
 

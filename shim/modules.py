@@ -1,0 +1,114 @@
+"""The modules of a model as a mixed call sees them: which choose an adapter, which are in training mode."""
+
+from __future__ import annotations
+
+import weakref
+from dataclasses import dataclass
+from typing import Any, Dict, Iterator, List, Mapping, NamedTuple, Optional, Set, Tuple
+
+import torch
+
+Layers = Tuple[Tuple[str, Any], ...]
+
+
+class Found(NamedTuple):
+    """A module of a model. is_layer: it chooses an adapter; inside: it lies in one that does."""
+
+    name: str
+    module: Any
+    is_layer: bool
+    inside: bool
+
+
+def walk(model: Any, adapters: Set[str]) -> Iterator[Found]:
+    """Yield every module once, but for what other adapters than `adapters` added: a call does not pay for those."""
+    kinds = layer_kinds()
+    seen: Set[int] = set()
+    stack: List[Tuple[str, Any, bool]] = [("", model, False)]
+    while stack:
+        name, module, inside = stack.pop()
+        if id(module) in seen:
+            continue
+        seen.add(id(module))
+        is_layer = isinstance(module, kinds)
+        yield Found(name, module, is_layer, inside or is_layer)
+        prefix = name + "." if name else ""
+        children = [(prefix + key, child) for key, child in vars(module)["_modules"].items() if child is not None]
+        if is_layer:
+            children = [own for child in children for own in _of_adapters(*child, adapters)]
+        stack += [(path, child, inside or is_layer) for path, child in reversed(children)]
+
+
+def _of_adapters(path: str, module: Any, adapters: Set[str]) -> List[Tuple[str, Any]]:
+    """Return a child of a layer, or where it holds one module for each adapter, those of `adapters`."""
+    if not isinstance(module, torch.nn.ModuleDict):
+        return [(path, module)]
+    held = vars(module)["_modules"]
+    return [(f"{path}.{key}", held[key]) for key in sorted(adapters) if key in held]
+
+
+def adapter_layers(model: Any) -> List[Tuple[str, Any]]:
+    """Return (name, layer) of every tuner layer and saved-module wrapper of `model`."""
+    return [(found.name, found.module) for found in walk(model, set()) if found.is_layer]
+
+
+def layer_kinds() -> Tuple[Any, Any]:
+    """Return the classes of PEFT that choose an adapter when they run: tuner layers, saved-module wrappers."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    from peft.utils import other
+
+    # Breakpoint: huggingface/peft#2376, peft 0.15.0: AuxiliaryTrainingWrapper becomes the base class.
+    wrapper = getattr(other, "AuxiliaryTrainingWrapper", None) or other.ModulesToSaveWrapper
+    return (BaseTunerLayer, wrapper)
+
+
+@dataclass(frozen=True)
+class _Known:
+    """The adapted layers of a model when they were last looked up by name."""
+
+    modules: Tuple[Any, ...]
+    layers: Layers
+
+
+_KNOWN: weakref.WeakKeyDictionary[Any, _Known] = weakref.WeakKeyDictionary()
+
+
+def layers_in_evaluation(model: Any, adapters: Set[str]) -> Optional[Layers]:
+    """Return the adapted layers of a model all of whose modules are in evaluation mode and none is compiled.
+
+    None where one is not, or the layers changed: look closer, by `walk`. Every call does this, so it goes over
+    the modules once and gathers no names.
+    """
+    found: List[Any] = []
+    seen: Set[int] = set()
+    stack: List[Any] = [model]
+    kinds: Dict[type, bool] = {}
+    classes = layer_kinds()
+    while stack:
+        module = stack.pop()
+        if id(module) in seen:
+            continue
+        seen.add(id(module))
+        state = vars(module)
+        if state.get("training", True) or is_compiled(module):
+            return None
+        kind = type(module)
+        is_layer = kinds.get(kind)
+        if is_layer is None:
+            is_layer = kinds[kind] = issubclass(kind, classes)
+        children = state["_modules"].values()
+        if is_layer:
+            found.append(module)
+            children = [own for child in children if child is not None for _, own in _of_adapters("", child, adapters)]
+        stack += [child for child in children if child is not None]
+    known = _KNOWN.get(model)
+    if known is None or len(known.modules) != len(found) or any(a is not b for a, b in zip(known.modules, found)):
+        _KNOWN[model] = _Known(tuple(found), tuple(adapter_layers(model)))
+    return _KNOWN[model].layers
+
+
+def is_compiled(module: Any) -> bool:
+    """Whether torch.compile has made a graph of `module`."""
+    # Module.compile() sets _compiled_call_impl on the instance; torch.compile(module) wraps it.
+    compiled: Mapping[str, Any] = vars(module)
+    return compiled.get("_compiled_call_impl") is not None or type(module).__name__ == "OptimizedModule"
