@@ -72,6 +72,7 @@ def fingerprint(model: Any) -> str:
     about = [
         [str(installed(name)) for name in ("torch", "transformers", "peft")],
         [[name, type(module).__qualname__] for name, module in base.named_modules() if "lora_" not in name],
+        [[name, list(value.shape)] for name, value in base.named_parameters() if "lora_" not in name],
         str(config),
     ]
     return hashlib.sha256(json.dumps(about).encode()).hexdigest()[:16]

@@ -134,7 +134,8 @@ def check_sample_count(batch: MixedBatch, inputs: Inputs, owners: Mapping[str, S
     if tensor.shape[0] != len(batch.names):
         raise AdapterNamesError(
             f"Length of `adapter_names` is {len(batch.names)}, but should be {tensor.shape[0]}, the number of "
-            f"samples: {path} has shape {tuple(tensor.shape)}"
+            f"samples: {path} has shape {tuple(tensor.shape)}. Where its rows are not samples but parts of them, say "
+            f"whose each row is: owners={{{path!r}: [0, 0, 1, ...]}}"
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
 import weakref
 from dataclasses import dataclass, field
@@ -45,6 +46,14 @@ class PlanStore:
             _keep(self.families, key, _Family(plan, plan))
 
 
+class _ByValue:
+    """The type of `BY_VALUE`."""
+
+
+BY_VALUE = _ByValue()
+"""In the place of a plan: Python reads integers of the inputs, so that each of their values has a plan of its own."""
+
+
 @dataclass(frozen=True)
 class Signature:
     """What a plan hangs on. `family` is the same for all lengths."""
@@ -77,6 +86,8 @@ def plan_for(
     """
     signature = signature_of(batch, inputs, rows, owners, kind)
     known = None if again else look_up(batch.model, signature)
+    if known is BY_VALUE:
+        known = store_of(batch.model).exact.get((signature.exact, integers_of(inputs)))
     if isinstance(known, Plan):
         return known
     if known is not None:
@@ -86,13 +97,16 @@ def plan_for(
     except Unroutable as reason:
         _remember(batch.model, signature, str(reason), again)
         raise
-    if plan.is_lasting or plan.by_data:
+    if plan.by_data or plan.is_lasting:
         _remember(batch.model, signature, plan, again)
+    else:
+        _remember(batch.model, signature, BY_VALUE, again)
+        store_of(batch.model).keep((signature.exact, integers_of(inputs)), plan)
     return plan
 
 
 def look_up(model: Any, signature: Signature) -> Any:
-    """Return the plan for `signature`, the reason why there is none, or None where nothing is known."""
+    """Return the plan for `signature`, the reason why there is none, `BY_VALUE`, or None where nothing is known."""
     store = _STORES.get(model)
     if store is None:
         return None
@@ -127,8 +141,18 @@ def signature_of(batch: MixedBatch, inputs: Inputs, rows: Sequence[int], owners:
             shapes.append((path, repr(leaf)))
             loose.append((path, repr(leaf)))
     given = tuple(sorted((name, tuple(ids)) for name, ids in owners.items()))
-    rest = (kind, inputs.positional, tuple(rows), given, _caches(caches), _state_of(batch))
+    rest = (kind, tuple(rows), given, _caches(caches), _state_of(batch))
     return Signature((rest, *shapes), (rest, *loose), lengths)
+
+
+def integers_of(inputs: Inputs) -> Hashable:
+    """Return the values of the inputs' integers, in brief."""
+    found = []
+    for path, tensor in sorted(inputs.tensors().items()):
+        if not tensor.is_floating_point() and not tensor.is_complex():
+            values = tensor.detach().cpu().contiguous().numpy().tobytes()
+            found.append((path, hashlib.sha256(values).hexdigest()))
+    return tuple(found)
 
 
 def forget(model: Any) -> None:

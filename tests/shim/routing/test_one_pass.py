@@ -307,6 +307,27 @@ def test_owners_say_whose_rows_an_input_has(adapted, alone):
         torch.testing.assert_close(mixed["rows"][row], expected, rtol=1e-9, atol=1e-12)
 
 
+def test_lengths_that_python_reads_have_a_plan_for_each_value(adapted, alone):
+    """As packed vision towers do: patches of all images in one list, cut by a tensor of sizes."""
+    calls = []
+
+    def body(toy, x, sizes):
+        calls.append(len(x))
+        return torch.cat([toy.linear(part) for part in x.split(sizes.tolist())])
+
+    model = adapted(body)
+    x = samples(7)
+    for sizes in ([3, 4], [5, 2], [3, 4]):
+        owners = [0] * sizes[0] + [1] * sizes[1]
+        given = {"x": x, "sizes": torch.tensor(sizes)}
+        with torch.no_grad():
+            mixed = model(**given, adapter_names=["ann", "ben"], owners={"x": owners})
+        for row, sample in enumerate(owners):
+            expected = alone(model, ["ann", "ben"][sample], **given)[row]
+            torch.testing.assert_close(mixed[row], expected, rtol=1e-9, atol=1e-12)
+    assert len(calls) == 3 + 2 + 3 * 7  # a call each, two traces, and the references
+
+
 @pytest.mark.parametrize("owners", [{"nothing": [0]}, {"x": [0, 1]}, {"x": [0, 1, 2, 4]}])
 def test_owners_that_do_not_fit_are_refused(adapted, owners):
     with pytest.raises(shim.AdapterNamesError, match="owners"):

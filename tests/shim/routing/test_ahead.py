@@ -1,0 +1,78 @@
+"""Plans made ahead, saved and loaded: the first request pays for none, and a wrong file is told."""
+
+import json
+
+import pytest
+import torch
+
+import shim
+from shim.routing import plans
+from tests.shim.routing.bodies import APART
+
+X = torch.randn(4, 6, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+NAMES = ["ann", "__base__", "ben", "ann"]
+
+
+def counted(body):
+    calls = []
+
+    def run(toy, x):
+        calls.append(tuple(x.shape[:2]))
+        return body(toy, x)
+
+    return run, calls
+
+
+def test_a_planned_call_runs_once(adapted):
+    body, calls = counted(APART[1])
+    model = adapted(body)
+    made = shim.plan(model, {"x": X}, batch_sizes=[2, 4, 6])
+    assert {size: shown.route for size, shown in made.items()} == {2: "one pass", 4: "one pass", 6: "one pass"}
+    calls.clear()
+    model(x=X, adapter_names=NAMES)
+    model(x=X[:2], adapter_names=NAMES[:2])
+    assert calls == [(4, 6), (2, 6)]
+
+
+def test_a_batch_of_one_needs_no_plan(adapted):
+    assert shim.plan(adapted(APART[0]), {"x": X}, batch_sizes=[1])[1].route == "plain"
+
+
+def test_loaded_plans_serve_as_if_made_here(adapted, tmp_path):
+    model = adapted(APART[5])
+    for length in (5, 6):
+        shim.plan(model, {"x": X[:, :length]})
+    saved = shim.save_plans(model, tmp_path / "plans.json")
+    assert saved == 2
+    body, calls = counted(APART[5])
+    other = adapted(body)
+    assert shim.load_plans(other, tmp_path / "plans.json") == 2
+    expected = model(x=X, adapter_names=NAMES)
+    torch.testing.assert_close(other(x=X, adapter_names=NAMES), expected)
+    other(x=torch.cat([X, X], 1), adapter_names=NAMES)  # a third length, by the general plan
+    assert calls == [(4, 6), (4, 12)]
+
+
+def test_plans_of_another_model_are_refused(adapted, tmp_path):
+    model = adapted(APART[0])
+    shim.plan(model, {"x": X})
+    path = tmp_path / "plans.json"
+    shim.save_plans(model, path)
+    with pytest.raises(shim.PlanError, match="another model, or other versions"):
+        shim.load_plans(adapted(APART[0], width=8), path)
+    data = json.loads(path.read_text())
+    data["format"] = 0
+    path.write_text(json.dumps(data))
+    with pytest.raises(shim.PlanError, match="format 0"):
+        shim.load_plans(model, path)
+
+
+def test_plans_are_forgotten_with_their_model(adapted):
+    import gc
+
+    model = adapted(APART[0])
+    shim.plan(model, {"x": X})
+    before = len(plans._STORES)
+    del model
+    gc.collect()
+    assert len(plans._STORES) < before
