@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 from contextlib import contextmanager
-from typing import Any, Dict, Iterator, List, Tuple, Type
+from typing import Any, Dict, Iterator, List, Mapping, Sequence, Tuple, Type
 
 
 @contextmanager
@@ -26,11 +27,79 @@ def shim_installed(wanted: bool) -> Iterator[None]:
             shim.uninstall()
 
 
+@contextmanager
+def shim_uninstalled() -> Iterator[None]:
+    """Take the shim out for the block."""
+    import shim
+
+    shim.uninstall()
+    try:
+        yield
+    finally:
+        shim.install()
+
+
+def forget_plans(model: Any) -> None:
+    """Let the next call on `model` trace again."""
+    from shim.routing.plans import forget
+
+    forget(model)
+
+
+class RoutingProbe:
+    """What the bench times of the shim's insides: one mixed call on a model, taken apart.
+
+    layer_calls: how many there are in a forward.
+    """
+
+    def __init__(self, model: Any, inputs: Mapping[str, Any], names: Sequence[str]) -> None:
+        import torch
+        from shim.batch import resolve
+        from shim.routing.inputs import Inputs
+        from shim.routing.layers import RowGroups
+        from shim.routing.plans import plan_for
+
+        self._model, self._inputs, self._names = model, Inputs(dict(inputs)), list(names)
+        with shim_installed(True):
+            batch = resolve(model, self._names)
+            forward = type(model).forward.__wrapped__.__get__(model)
+            self._plan = plan_for(forward, batch, self._inputs, range(len(names)), {})
+        self._batch, self._groups = batch, RowGroups(batch)
+        layers = dict(batch.layers)
+        blank = [torch.empty([size or 1 for size in call.shape]) for call in self._plan.calls]
+        self._calls = [(layers[call.layer], x) for call, x in zip(self._plan.calls, blank)]
+        self.layer_calls = len(self._calls)
+
+    def look_up_layer_calls(self) -> None:
+        """Find the rows of every layer call of a forward, and run none."""
+        from shim.routing.replay import Replay
+
+        route = Replay(self._plan, self._batch, self._groups)
+        for layer, x in self._calls:
+            call = route.next_call(layer, (x,))
+            self._groups.of(layer, call.rules[0], x.device)
+
+    def prepare_call(self) -> None:
+        """Check the names and the model, and find the plan: all that a call does once."""
+        from shim.batch import resolve
+        from shim.routing.plans import look_up, signature_of
+
+        batch = resolve(self._model, self._names)
+        look_up(self._model, signature_of(batch, self._inputs, range(len(self._names)), {}, "forward"))
+
+
 def refusals() -> Tuple[Type[BaseException], ...]:
     """Return the errors that say by name why a batch cannot be proven exact; upstream has none."""
     import shim
 
     return (shim.RefusedError,)
+
+
+def declines() -> Tuple[Type[BaseException], ...]:
+    """Return the errors by which the shim declines a call: it cannot be exact, or what is a sample cannot be told."""
+    import shim
+
+    return (shim.RefusedError, shim.AdapterNamesError)
 
 
 def reinstalling_faults() -> List[str]:
@@ -77,3 +146,22 @@ def _patchable() -> Dict[str, Any]:
 
 def _changed(before: Dict[str, Any], after: Dict[str, Any]) -> List[str]:
     return sorted(n for n in {*before, *after} if before.get(n, after) is not after.get(n, before))
+
+
+def takes_owners() -> bool:
+    """Whether the shim is installed and can be told whose the rows of packed inputs are."""
+    import shim
+
+    explain = getattr(shim, "explain", None)
+    known = inspect.signature(explain).parameters if explain else {}
+    return "owners" in known and any(status.applied for status in shim.status())
+
+
+def explained(model: Any, inputs: Dict[str, Any], adapter_names: List[str], **more: Any) -> str:
+    """Return the route that the shim would take for a call; "unknown" without it, or where it cannot say."""
+    import shim
+
+    explain = getattr(shim, "explain", None)
+    if explain is None or not any(status.applied for status in shim.status()):
+        return "unknown"
+    return str(explain(model, inputs, adapter_names, **more).route)

@@ -79,6 +79,10 @@ def holds(layer: Any, adapter: str) -> bool:
         return False
     if hasattr(layer, "adapter_layer_names"):
         # Not through upstream's listers, which gather the names of every adapter that is loaded.
+        # The modules come first, by the dictionary that torch keeps them in: this is asked at every layer call.
+        modules = vars(layer)["_modules"]
+        if any(name in modules and adapter in modules[name]._modules for name in layer.adapter_layer_names):
+            return True
         names = (*layer.adapter_layer_names, *getattr(layer, "other_param_names", ()))
         return any(adapter in held for held in (getattr(layer, name, ()) for name in names) if hasattr(held, "keys"))
     # Breakpoint: huggingface/peft#2376, peft 0.15.0: wrappers can list their adapters.

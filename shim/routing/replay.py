@@ -40,19 +40,27 @@ class Replay(Route):
             PlanChanged: another layer, or another shape, than planned.
             Unroutable: a row is needed by several samples whose adapters differ here.
         """
+        call = self.next_call(layer, args)
+        if call.shared:
+            check_shared(call, layer, self._groups)
+            with select(self._groups.selection(BASE)):
+                return forward(layer, *args, **kwargs)
+        return run_rows(call.kind, layer, forward, args, kwargs, call.rules, self._groups)
+
+    def next_call(self, layer: Any, args: Any) -> PlannedCall:
+        """Return what is planned for the layer call at hand, and go on to the next.
+
+        Raises:
+            PlanChanged: another layer, or another shape, was planned.
+        """
         calls, index = self._plan.calls, self._next
         name = self._names[id(layer)]
         shape = args[0].shape if args and isinstance(args[0], torch.Tensor) else ()
         if index >= len(calls) or calls[index].layer != name or not fits(calls[index], shape):
             expected = f"{calls[index].layer} on {calls[index].shape}" if index < len(calls) else "the end"
             raise PlanChanged(f"layer call {index} is {name} on {tuple(shape)}, but should be {expected}")
-        call = calls[index]
         self._next = index + 1
-        if call.shared:
-            check_shared(call, layer, self._groups)
-            with select(self._groups.selection(BASE)):
-                return forward(layer, *args, **kwargs)
-        return run_rows(call.kind, layer, forward, args, kwargs, call.rules, self._groups)
+        return calls[index]
 
     def finish(self) -> None:
         """Check that every planned call was made; raise `PlanChanged` where not."""
