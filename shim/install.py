@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import threading
 from dataclasses import dataclass
-from typing import FrozenSet, List, Optional, Tuple
+from typing import FrozenSet, List, Optional, Sequence, Tuple
 
-from shim.fallback import choose
 from shim.patch import Applied, Patch
 from shim.patches import catalogue
+from shim.policy import SPLIT, choose
 from shim.versions import installed
 
 
@@ -37,20 +37,25 @@ _LOCK = threading.RLock()
 _INSTALLED: Optional[Tuple[Applied, Tuple[PatchStatus, ...]]] = None
 
 
-def install(*, fallback: str = "split") -> Tuple[PatchStatus, ...]:
+def install(*, fallback: str = SPLIT, mixed_outputs: Sequence[str] = ()) -> Tuple[PatchStatus, ...]:
     """Apply every patch that the installed torch, transformers and peft need; all or nothing.
 
-    Installing twice is installing once; the last `fallback` given holds: what becomes of a batch that cannot be
-    proven exact in one pass. "split" runs one sub-batch per adapter where that is exact, "refuse" never does.
+    Installing twice is installing once; the policy given last holds.
     `SHIM_DISABLE=1` installs nothing; `SHIM_DISABLE=name,name` leaves those patches out.
 
+    Args:
+        fallback: what becomes of a batch that cannot be proven exact in one pass: "split" runs one sub-batch per
+            adapter where that is exact, "refuse" never does.
+        mixed_outputs: names of outputs that may be made of several samples, such as CLIP's "logits_per_image";
+            any other such output is refused.
+
     Raises:
-        ValueError: no such fallback.
+        ValueError: no such fallback, or a string for a list.
         PatchError: a patch could not be applied; nothing was changed.
     """
     global _INSTALLED
     with _LOCK:
-        choose(fallback)
+        choose(fallback, mixed_outputs)
         if _INSTALLED is not None:
             return _INSTALLED[1]
         applied = Applied()

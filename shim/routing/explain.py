@@ -6,7 +6,7 @@ import functools
 from dataclasses import dataclass
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
-from shim import fallback
+from shim import policy
 from shim.batch import MixedBatch, resolve
 from shim.errors import RefusedError, Unroutable
 from shim.no_trace import generators_restored
@@ -98,7 +98,7 @@ def _forward_of(model: Any) -> Any:
 def _fallback(
     function: Any, batch: MixedBatch, inputs: Inputs, reason: str, layers: Tuple[LayerRoute, ...]
 ) -> Explanation:
-    if fallback.chosen() == fallback.REFUSE:
+    if policy.chosen().fallback == policy.REFUSE:
         return Explanation("refuse", reason, layers)
     try:
         with generators_restored():

@@ -10,6 +10,7 @@ from typing import Any, Callable, Dict, Hashable, List, Mapping, Optional, Seque
 
 import torch
 
+from shim import policy
 from shim.batch import MixedBatch
 from shim.errors import Unroutable
 from shim.routing.inputs import Inputs
@@ -216,7 +217,8 @@ def _state_of(batch: MixedBatch) -> Hashable:
     layers = tuple((name, type(layer).__name__, _base_name(layer)) for name, layer in batch.layers)
     first = next(batch.model.parameters(), None)
     kind = None if first is None else (str(first.dtype), str(first.device))
-    return (layers, _attention(getattr(batch.model, "config", None)), kind, _autocast())
+    allowed = tuple(sorted(policy.chosen().mixed_outputs))
+    return (layers, _attention(getattr(batch.model, "config", None)), kind, _autocast(), allowed)
 
 
 def _autocast() -> Hashable:

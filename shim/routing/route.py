@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Callable
 
-from shim import fallback
+from shim import policy
 from shim.batch import MixedBatch
 from shim.errors import RefusedError, Unroutable
 from shim.routing.generate_one_pass import run_one_pass_generate
@@ -47,7 +47,7 @@ def run_generate(function: Callable[..., Any], batch: MixedBatch, inputs: Inputs
 def _fall_back(
     split: Callable[..., Any], function: Callable[..., Any], batch: MixedBatch, inputs: Inputs, reason: Unroutable
 ) -> Any:
-    if fallback.chosen() == fallback.REFUSE:
+    if policy.chosen().fallback == policy.REFUSE:
         raise RefusedError(
             f"one pass cannot be proven exact: {reason}. Run one adapter a call, or let such batches be split with "
             'shim.install(fallback="split")'

@@ -7,6 +7,7 @@ from typing import Any, Callable, Mapping, Sequence, Tuple
 
 import torch
 
+from shim import policy
 from shim.batch import MixedBatch
 from shim.errors import Unroutable
 from shim.no_trace import generators_restored
@@ -86,8 +87,10 @@ def settle_and_check(tracer: Tracer, output: Any, rows: Sequence[int]) -> Settle
             tracer.lattice.by_data = 0
             tracer.lattice.claim(ids, _along(expected, 0, tensor))
     settlement = tracer.lattice.settle()
+    allowed = policy.chosen().mixed_outputs
     for path, tensor in tensors:
-        _check_output(path, tensor, tracer, settlement, expected)
+        if shown(path).strip("'") not in allowed:
+            _check_output(path, tensor, tracer, settlement, expected)
     return settlement
 
 
@@ -105,7 +108,8 @@ def _check_output(
     owner = _settle(ids, settlement)
     if bool((owner == MIXED).any()):
         why = f": {tracer.mixers[0]}" if tracer.mixers else ""
-        raise Unroutable(f"output {shown(path)} of shape {tuple(tensor.shape)} mixes samples{why}")
+        allow = f"shim.install(mixed_outputs=[{shown(path)}]) allows it"
+        raise Unroutable(f"output {shown(path)} of shape {tuple(tensor.shape)} mixes samples{why}; {allow}")
     if bool(((ids > tracer.lattice.samples) & (owner == CONSTANT)).any()):
         raise Unroutable(
             f"output {shown(path)} of shape {tuple(tensor.shape)} depends on the adapter, but belongs to no sample"

@@ -334,6 +334,39 @@ def test_owners_that_do_not_fit_are_refused(adapted, owners):
         adapted(APART[0])(X, adapter_names=NAMES, owners=owners)
 
 
+# ---- outputs that may be made of several samples
+
+
+def contrast(toy, x):
+    rows = toy.linear(x[:, 0])
+    return {"rows": rows, "logits_per_pair": rows @ rows.t(), "loss": rows.sum()}
+
+
+def test_outputs_may_be_made_of_several_samples_where_the_user_says_so(adapted, alone):
+    model = adapted(contrast)
+    with pytest.raises(shim.RefusedError, match="'logits_per_pair'"):
+        model(X, adapter_names=NAMES)
+    shim.install(mixed_outputs=["logits_per_pair"])
+    with pytest.raises(shim.RefusedError, match="'loss'"):
+        model(X, adapter_names=NAMES)
+    shim.install(mixed_outputs=["logits_per_pair", "loss"])
+    with torch.no_grad():
+        mixed = model(X, adapter_names=NAMES)
+    rows = torch.stack([alone(model, name, X)["rows"][row] for row, name in enumerate(NAMES)])
+    torch.testing.assert_close(mixed["rows"], rows)
+    torch.testing.assert_close(mixed["logits_per_pair"], rows @ rows.t())
+    torch.testing.assert_close(mixed["loss"], rows.sum())
+    shim.install()
+    with pytest.raises(shim.RefusedError, match="'logits_per_pair'"):
+        model(X, adapter_names=NAMES)
+
+
+@pytest.mark.parametrize("settings", [{"fallback": "guess"}, {"mixed_outputs": "loss"}])
+def test_a_policy_that_does_not_exist_is_refused(adapted, settings):
+    with pytest.raises(ValueError, match="should be"):
+        shim.install(**settings)
+
+
 # ---- what is in the way is named
 
 
