@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Callable, Dict, Mapping, Optional, Sequence
 
 from conformance.compare import EXACT, FLOAT64, Evidence, Tier, compare_row
@@ -48,6 +49,11 @@ class Case:
         given = list(self.rows) if names is None else names
         with torch.no_grad():
             return self.peft_model(**(self.inputs if inputs is None else inputs), adapter_names=given)
+
+    def inputs_like(self, names: Sequence[str], length: int) -> Dict[str, Any]:
+        """Return inputs of another call on the same model: one sample for each name, of another length."""
+        other = replace(self.scenario, rows=tuple(names), length=length)
+        return inputs_of(self.model, other, self.device)
 
     def plain(self) -> Any:
         """Run the batch without names, under whatever is active."""

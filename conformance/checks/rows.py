@@ -86,6 +86,16 @@ def many_adapters_of_any_rank_and_target_are_right(case: Case) -> Evidence:
     return case.expect_rows(case.mixed(), case.rows)
 
 
+@check("R1", "R7", draws=Draws(adapters=(1, 2), rows=(3, 4), saved="none"))
+def a_row_is_right_after_calls_of_other_sizes(case: Case) -> Evidence:
+    """Is a row right on a model that has run other lengths, other numbers of samples and other names before?"""
+    for length in (*case.model.lengths, case.scenario.length):
+        for count in (len(case.rows), 2):
+            names = [*reversed(case.rows)][:count]
+            case.mixed(names, case.inputs_like(names, length))
+    return case.expect_rows(case.mixed(), case.rows)
+
+
 def _is_contrastive(model: Model) -> bool:
     return "contrastive" in model.tags
 

@@ -1,0 +1,197 @@
+"""Defects in what every mixed call goes through, whatever its route."""
+
+import contextvars
+
+import torch
+
+import shim.batch
+import shim.call
+import shim.selection
+from shim.batch import MixedBatch
+from shim.selection import BASE, Selection
+from tests.faults.planted import answering, fault
+
+COUNT = contextvars.ContextVar("samples", default=2)
+
+
+@fault("bert", "base_rows_equal_the_base_model")
+def base_rows_get_an_adapter(patch):
+    answering(
+        patch,
+        lambda batch, adapter: next(n for n in batch.names if n != BASE) if adapter == BASE else adapter,
+    )
+
+
+@fault("bert", "many_adapters_of_any_rank_and_target_are_right")
+def the_scaling_of_another_adapter(patch):
+    from peft.tuners.lora import Linear
+
+    original = Linear.forward
+
+    def forward(layer, *args, **kwargs):
+        before = dict(layer.scaling)
+        layer.scaling.update({name: max(before.values()) for name in before})
+        try:
+            return original(layer, *args, **kwargs)
+        finally:
+            layer.scaling.update(before)
+
+    patch.setattr(Linear, "forward", forward)
+
+
+@fault("roberta-sequence-classification", "each_row_uses_its_own_saved_module")
+def the_active_adapters_head_for_all_rows(patch):
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    original = MixedBatch.selection
+
+    def selection(batch, adapter):
+        found = original(batch, adapter)
+        tuners = {id(layer) for _, layer in batch.layers if isinstance(layer, BaseTunerLayer)}
+        return Selection(found.model, found.adapter, {k: v for k, v in found.holds.items() if k in tuners})
+
+    patch.setattr(MixedBatch, "selection", selection)
+
+
+@fault("bert", "rows_without_a_saved_module_use_the_base_one")
+def a_missing_head_is_taken_from_the_first_adapter(patch):
+    original = MixedBatch.selection
+
+    def selection(batch, adapter):
+        found, first = original(batch, adapter), original(batch, batch.groups[0].adapter)
+        return first if adapter != BASE and not all(found.holds.values()) else found
+
+    patch.setattr(MixedBatch, "selection", selection)
+
+
+@fault("swin", "each_row_equals_its_own_run")
+def the_names_are_silently_ignored(patch):
+    def call(original, run, model, args, kwargs, names):
+        return original(model, *args, **kwargs)
+
+    patch.setattr(shim.call, "_call", call)
+
+
+@fault("bert", "no_tuner_ignores_the_names")
+def names_are_ignored_by_tuners_other_than_lora(patch):
+    from peft.tuners.lora import LoraLayer
+
+    original = shim.call._call
+
+    def call(method, run, model, args, kwargs, names):
+        if not any(isinstance(module, LoraLayer) for module in model.modules()):
+            return method(model, *args, **kwargs)
+        return original(method, run, model, args, kwargs, names)
+
+    patch.setattr(shim.call, "_call", call)
+
+
+@fault("bert", "failure_leaves_no_trace")
+def hooks_left_behind(patch):
+    original = shim.call._call
+
+    def call(method, run, model, args, kwargs, names):
+        handle = model.register_forward_pre_hook(lambda module, args: None)
+        result = original(method, run, model, args, kwargs, names)
+        handle.remove()
+        return result
+
+    patch.setattr(shim.call, "_call", call)
+
+
+@fault("bert", "a_refused_call_leaves_no_trace")
+def training_mode_left_after_a_refusal(patch):
+    original = shim.call._call
+
+    def call(method, run, model, args, kwargs, names):
+        model.base_model.train()
+        result = original(method, run, model, args, kwargs, names)
+        model.base_model.eval()
+        return result
+
+    patch.setattr(shim.call, "_call", call)
+
+
+@fault("bert", "success_leaves_no_trace")
+def the_random_generator_is_used_up(patch):
+    original = shim.call._call
+
+    def call(*args):
+        torch.rand(1)
+        return original(*args)
+
+    patch.setattr(shim.call, "_call", call)
+
+
+@fault("bert", "success_leaves_no_trace")
+def the_callers_names_are_changed(patch):
+    original = shim.call.resolve
+
+    def resolve(model, names):
+        batch = original(model, names)
+        names.reverse()
+        return batch
+
+    patch.setattr(shim.call, "resolve", resolve)
+
+
+@fault("bert", "threads_do_not_affect_each_other")
+def one_selection_for_all_threads(patch):
+    class Shared:
+        value = None
+
+        def get(self):
+            return self.value
+
+        def set(self, value):
+            before, self.value = self.value, value
+            return before
+
+        def reset(self, before):
+            self.value = before
+
+    patch.setattr(shim.selection, "_CURRENT", Shared())
+
+
+@fault("bert", "a_wrong_number_of_names_is_refused_with_both_numbers")
+def a_wrong_number_of_names_is_padded(patch):
+    original = shim.call.resolve
+
+    def resolve(model, names):
+        return original(model, (list(names) + [names[-1]] * 8)[: COUNT.get()])
+
+    patch.setattr(shim.call, "resolve", resolve)
+    inputs = shim.call.Inputs.of
+
+    def of(args, kwargs, signature):
+        COUNT.set(len(kwargs["input_ids"]))
+        return inputs(args, kwargs, signature)
+
+    patch.setattr(shim.call.Inputs, "of", of)
+
+
+@fault("bert", "an_unknown_name_is_refused")
+def an_unknown_name_becomes_the_base(patch):
+    original = shim.call.resolve
+
+    def resolve(model, names):
+        return original(model, [name if name in model.peft_config else BASE for name in names])
+
+    patch.setattr(shim.call, "resolve", resolve)
+
+
+@fault("bert", "merged_adapters_are_refused")
+def merged_adapters_are_accepted(patch):
+    patch.setattr(shim.batch, "_check_state", lambda model, names, layers: None)
+
+
+@fault("llama", "greedy_tokens_equal_the_rows_own")
+def generate_uses_the_active_adapter(patch):
+    original = shim.call._call
+
+    def call(method, run, model, args, kwargs, names):
+        if method.__name__ == "generate":
+            return method(model, *args, **kwargs)
+        return original(method, run, model, args, kwargs, names)
+
+    patch.setattr(shim.call, "_call", call)

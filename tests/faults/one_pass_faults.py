@@ -1,0 +1,179 @@
+"""Defects in the one-pass route: owners, plans, and how a layer runs its rows."""
+
+import contextlib
+
+import torch
+
+import shim.routing.generate_one_pass
+import shim.routing.layers
+import shim.routing.owners
+import shim.routing.plans
+import shim.routing.replay
+import shim.routing.trace
+import shim.selection
+from shim.routing.generate_rows import UnitRows
+from shim.routing.owners import Lattice
+from shim.routing.rows import RowRule
+from shim.selection import BASE
+from tests.faults.planted import ONE_PASS, fault
+
+
+def owners_changed(patch, change):
+    """Let every rule have the owners that `change(owners)` makes of those that were found."""
+    original = shim.routing.trace.rule_of
+
+    def rule_of(owners):
+        rule = original(owners)
+        return rule and RowRule(rule.dim, tuple(change(list(rule.owners))))
+
+    patch.setattr(shim.routing.trace, "rule_of", rule_of)
+
+
+@fault(ONE_PASS, "integers", "each_row_equals_its_own_run")
+def owners_shifted_by_one(patch):
+    owners_changed(patch, lambda owners: owners[1:] + owners[:1])
+
+
+@fault(ONE_PASS, "integers-folded", "each_row_equals_its_own_run")
+def blocks_taken_for_tiles(patch):
+    owners_changed(patch, lambda owners: sorted(set(owners)) * (len(owners) // len(set(owners))))
+
+
+@fault(ONE_PASS, "mobilevit", "each_row_equals_its_own_run")
+def tiles_taken_for_blocks(patch):
+    owners_changed(patch, lambda owners: [min(o + (i % 7 == 0), max(owners)) for i, o in enumerate(owners)])
+
+
+@fault(ONE_PASS, "xlnet", "each_row_equals_its_own_run")
+def the_batch_is_taken_for_dim_0(patch):
+    original = shim.routing.trace.rule_of
+
+    def rule_of(owners):
+        rule = original(owners)
+        if rule is None or rule.dim in (0, None):
+            return rule
+        return RowRule(0, tuple(index % len(set(rule.owners)) for index in range(owners.shape[0])))
+
+    patch.setattr(shim.routing.trace, "rule_of", rule_of)
+
+
+@fault(ONE_PASS, "vit", "each_row_equals_its_own_run")
+def rows_that_no_sample_owned_go_to_the_first(patch):
+    original = Lattice.settle
+
+    def settle(lattice):
+        found = original(lattice)
+        found.owner[lattice.samples + 1 :] = 1
+        return found
+
+    patch.setattr(Lattice, "settle", settle)
+
+
+@fault(ONE_PASS, "mixtral", "a_row_is_right_after_calls_of_other_sizes")
+def a_plan_serves_whatever_comes(patch):
+    original = shim.routing.plans.signature_of
+
+    def signature_of(batch, inputs, rows, owners, kind):
+        found = original(batch, inputs, rows, owners, kind)
+        return shim.routing.plans.Signature("all", "all", found.lengths)
+
+    patch.setattr(shim.routing.plans, "signature_of", signature_of)
+    patch.setattr(shim.routing.replay, "fits", lambda call, shape: True)
+
+
+@fault(ONE_PASS, "bert", "each_row_equals_its_own_run")
+def rows_of_the_base_get_the_first_adapter(patch):
+    original = shim.routing.layers.RowGroups._rows
+
+    def rows(groups, rule, device, absent):
+        first = next(name for name in groups._adapters if name != BASE)
+        return [(first if name == BASE else name, index) for name, index in original(groups, rule, device, absent)]
+
+    patch.setattr(shim.routing.layers.RowGroups, "_rows", rows)
+
+
+def lora_changed(patch, run):
+    """Let plain LoRA layers run by `run(layer, x, rule, found)`, which may call `plain`, the right one."""
+    plain = shim.routing.layers._run_lora
+    patch.setattr(shim.routing.layers, "_run_lora", lambda layer, x, rule, found: run(plain, layer, x, rule, found))
+
+
+@fault(ONE_PASS, "bert", "many_adapters_of_any_rank_and_target_are_right")
+def one_scaling_for_all_adapters(patch):
+    def run(plain, layer, x, rule, found):
+        before = dict(layer.scaling)
+        layer.scaling.update({name: max(before.values()) for name in before})
+        try:
+            return plain(layer, x, rule, found)
+        finally:
+            layer.scaling.update(before)
+
+    lora_changed(patch, run)
+
+
+@fault(ONE_PASS, "bert", "other_adapters_weights_do_not_reach_a_row")
+def rows_are_masked_rather_than_selected(patch):
+    def run(plain, layer, x, rule, found):
+        y = layer.base_layer(x)
+        for adapter, rows in found:
+            if adapter != BASE:
+                mask = torch.zeros(x.shape[rule.dim]).to(x)
+                mask[rows] = 1
+                shape = [-1 if dim == rule.dim else 1 for dim in range(x.dim())]
+                delta = layer.lora_B[adapter](layer.lora_A[adapter](x)) * layer.scaling[adapter]
+                y = y + mask.view(shape) * delta
+        return y
+
+    lora_changed(patch, run)
+
+
+@fault(ONE_PASS, "bert", "float32_rows_are_as_exact_as_alone")
+def products_pass_through_a_lower_precision(patch):
+    lora_changed(patch, lambda plain, *call: plain(*call).bfloat16().to(call[1].dtype))
+
+
+@fault(ONE_PASS, "roberta-sequence-classification", "each_row_uses_its_own_saved_module")
+def the_first_adapters_head_for_all_rows(patch):
+    def choose(outputs, layer, rule, groups):
+        return next(iter(outputs.values()))
+
+    patch.setattr(shim.routing.layers, "_choose", choose)
+
+
+@fault(ONE_PASS, "integers", "failure_leaves_no_trace")
+def a_selection_left_after_a_failing_pass(patch):
+    @contextlib.contextmanager
+    def select(selection):
+        token = shim.selection._CURRENT.set(selection)
+        yield
+        shim.selection._CURRENT.reset(token)
+
+    patch.setattr(shim.routing.replay, "select", select)
+    patch.setattr(shim.routing.trace, "select", select)
+
+
+@fault(ONE_PASS, "llama", "several_returned_sequences_are_the_rows_own")
+def rows_of_beams_are_tiled(patch):
+    original = shim.routing.generate_one_pass._units
+
+    def units(*call):
+        return {key: UnitRows(tiled(found.rows), found.owners) for key, found in original(*call).items()}
+
+    def tiled(rows):
+        samples = sorted(set(rows))
+        return tuple(samples * (len(rows) // len(samples)))
+
+    patch.setattr(shim.routing.generate_one_pass, "_units", units)
+
+
+@fault(ONE_PASS, "llama", "greedy_tokens_equal_the_rows_own")
+def the_prompts_plan_for_one_adapter(patch):
+    original = shim.routing.generate_one_pass.Replay.run_layer
+
+    def run_layer(route, layer, forward, args, kwargs):
+        if args[0].shape[1] > 1:
+            return forward(layer, *args, **kwargs)
+        return original(route, layer, forward, args, kwargs)
+
+    patch.setattr(shim.routing.generate_one_pass.Replay, "run_layer", run_layer)
+    patch.setattr(shim.routing.generate_one_pass.Replay, "finish", lambda route: None)

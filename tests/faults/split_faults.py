@@ -1,0 +1,85 @@
+"""Defects in the split route: the parts, and how they are put together."""
+
+import contextlib
+
+import torch
+
+import shim.routing.assemble
+import shim.routing.generation
+import shim.routing.split
+import shim.selection
+from tests.faults.planted import SPLIT, answering, fault
+
+
+@fault(SPLIT, "integers", "each_row_equals_its_own_run")
+def rows_shifted_by_one(patch):
+    original = shim.routing.assemble.in_row_order
+    patch.setattr(shim.routing.assemble, "in_row_order", lambda *a: original(*a).roll(1, a[2]))
+
+
+@fault(SPLIT, "bert", "reordering_rows_reorders_outputs")
+def rows_left_in_the_order_of_adapters(patch):
+    patch.setattr(shim.routing.assemble, "in_row_order", lambda parts, groups, dim, kind: torch.cat(parts, dim))
+
+
+@fault(SPLIT, "integers-folded", "each_row_equals_its_own_run")
+def the_last_adapter_wins(patch):
+    answering(patch, lambda batch, adapter: batch.names[-1])
+
+
+@fault(SPLIT, "integers", "failure_leaves_no_trace")
+def a_selection_left_after_a_failure(patch):
+    @contextlib.contextmanager
+    def select(selection):
+        token = shim.selection._CURRENT.set(selection)
+        yield
+        shim.selection._CURRENT.reset(token)
+
+    patch.setattr(shim.routing.split, "select", select)
+
+
+@fault(SPLIT, "bert", "other_adapters_weights_do_not_reach_a_row")
+def another_adapters_output_is_masked_with_zeros(patch):
+    original = shim.routing.split._run_groups
+
+    def run_groups(run, batch, inputs, plan):
+        parts = original(run, batch, inputs, plan)
+        other = parts[-1]["output"].last_hidden_state
+        for part in parts:
+            part["output"].last_hidden_state = part["output"].last_hidden_state + 0 * other.sum()
+            part["output"]["last_hidden_state"] = part["output"].last_hidden_state
+        return parts
+
+    patch.setattr(shim.routing.split, "_run_groups", run_groups)
+
+
+@fault(SPLIT, "clip", "outputs_that_mix_samples_are_refused_by_name")
+def outputs_that_mix_samples_are_guessed(patch):
+    import shim.routing.layout as layout
+
+    original = layout._row_dims
+    patch.setattr(layout, "_row_dims", lambda whole, parts: original(whole, parts)[:1])
+    patch.setattr(layout, "close", lambda part, rows: True)
+    patch.setattr(layout, "_rule_of_rows", lambda path, whole, parts, groups, dim: layout.Rule("rows", dim))
+    patch.setattr(shim.routing.assemble, "_check_shapes", lambda path, values, groups, rule: None)
+    patch.setattr(shim.routing.assemble, "in_row_order", lambda parts, groups, dim, kind: parts[0])
+
+
+@fault(SPLIT, "bert", "float32_rows_are_as_exact_as_alone")
+def rows_pass_through_a_lower_precision(patch):
+    original = shim.routing.assemble.in_row_order
+
+    def in_row_order(parts, groups, dim, kind):
+        return original([part.bfloat16().to(part.dtype) for part in parts], groups, dim, kind)
+
+    patch.setattr(shim.routing.assemble, "in_row_order", in_row_order)
+
+
+@fault(SPLIT, "llama", "several_returned_sequences_are_the_rows_own")
+def beams_are_tiled_for_interleaved(patch):
+    original = shim.routing.generation.in_row_order
+    patch.setattr(
+        shim.routing.generation,
+        "in_row_order",
+        lambda parts, groups, dim: original(parts, groups, dim, "tiles"),
+    )
