@@ -25,7 +25,8 @@ class PlannedCall:
     shape: of its input, None where any size will do. rules: see `layers.run_rows`. shared: why no adapter can
     be chosen for some row, in words; harmless where none of the call's adapters has weights here. by_data: who
     decides the rows (`owners.BY_INPUTS`, `BY_ADAPTERS`), 0 where structure does. per_input: for each rule the
-    input dimension that its blocks are as long as, in a general plan.
+    input dimension that its blocks are as long as, in a general plan. lifted: the number of rows that its input, of
+    one row for all samples, is expanded to first, so that each sample has a row of its own; 0 for none.
     """
 
     layer: str
@@ -35,6 +36,7 @@ class PlannedCall:
     shared: str = ""
     by_data: int = 0
     per_input: Tuple[Optional[Tuple[str, int]], ...] = ()
+    lifted: int = 0
 
 
 @dataclass(frozen=True)
@@ -108,10 +110,26 @@ def fits(call: PlannedCall, shape: Tuple[int, ...]) -> bool:
     return all(planned is None or planned == size for planned, size in zip(call.shape, shape))
 
 
+def lift(call: PlannedCall, args: Tuple[Any, ...]) -> Tuple[Any, ...]:
+    """Return the arguments of a layer call, its input expanded along dim 0 where the call is lifted."""
+    if not call.lifted:
+        return args
+    return (args[0].expand(call.lifted, *args[0].shape[1:]), *args[1:])
+
+
 def to_json(plan: Plan) -> Any:
     """Return `plan` as data for JSON."""
     calls = [
-        [c.layer, c.kind.value, c.shape, [r and [r.dim, r.owners] for r in c.rules], c.shared, c.by_data, c.per_input]
+        [
+            c.layer,
+            c.kind.value,
+            c.shape,
+            [r and [r.dim, r.owners] for r in c.rules],
+            c.shared,
+            c.by_data,
+            c.per_input,
+            c.lifted,
+        ]
         for c in plan.calls
     ]
     return {"calls": calls, "lengths": plan.lengths, "reads_integers": plan.reads_integers}
@@ -128,22 +146,16 @@ def from_json(data: Any) -> Plan:
             shared,
             by_data,
             tuple(source and (source[0], source[1]) for source in per_input),
+            lifted,
         )
-        for layer, kind, shape, rules, shared, by_data, per_input in data["calls"]
+        for layer, kind, shape, rules, shared, by_data, per_input, lifted in data["calls"]
     )
     lengths = tuple((path, tuple(shape)) for path, shape in data["lengths"])
     return Plan(calls, lengths, data["reads_integers"])
 
 
 def _general_call(a: PlannedCall, b: PlannedCall, first: Lengths, second: Lengths) -> Optional[PlannedCall]:
-    same = (a.layer, a.kind, a.shared, len(a.rules), len(a.shape)) == (
-        b.layer,
-        b.kind,
-        b.shared,
-        len(b.rules),
-        len(b.shape),
-    )
-    if not same:
+    if _about(a) != _about(b):
         return None
     sources: List[Optional[Tuple[str, int]]] = []
     for one, other in zip(a.rules, b.rules):
@@ -156,6 +168,10 @@ def _general_call(a: PlannedCall, b: PlannedCall, first: Lengths, second: Length
         sources.append(source)
     shape = tuple(x if x == y else None for x, y in zip(a.shape, b.shape))
     return replace(a, shape=shape, per_input=tuple(sources))
+
+
+def _about(call: PlannedCall) -> Tuple[Any, ...]:
+    return (call.layer, call.kind, call.shared, call.lifted, len(call.rules), len(call.shape))
 
 
 def _followed(one: RowRule, other: RowRule, first: Lengths, second: Lengths) -> Optional[Tuple[str, int]]:

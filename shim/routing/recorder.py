@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, Callable, Dict, List, Tuple
+from typing import Any, Callable, Dict, FrozenSet, List, Sequence, Tuple
 
 import torch
 
@@ -11,7 +11,7 @@ from shim.batch import MixedBatch
 from shim.errors import Unroutable
 from shim.routing.layers import Kind, kind_of, row_arguments, tensors_of
 from shim.routing.owners import CONSTANT
-from shim.routing.plan import PlannedCall
+from shim.routing.plan import PlannedCall, lift
 from shim.routing.tracer import Tracer
 from shim.selection import BASE, Route, select
 
@@ -27,11 +27,14 @@ class SeenCall:
 class Recorder(Route):
     """Notes the rows of every layer call while the base layer runs."""
 
-    def __init__(self, tracer: Tracer, batch: MixedBatch) -> None:
+    def __init__(
+        self, tracer: Tracer, batch: MixedBatch, rows: Sequence[int], lifted: FrozenSet[str] = frozenset()
+    ) -> None:
         self.calls: List[SeenCall] = []
         self._tracer = tracer
         self._names: Dict[int, str] = {id(layer): name for name, layer in batch.layers}
         self._base = batch.selection(BASE)
+        self._rows, self._lifted = tuple(rows), lifted
 
     def asked(self, layer: Any) -> None:
         """Note that the layer's adapter decides something that is not its own forward."""
@@ -40,6 +43,7 @@ class Recorder(Route):
     def run_layer(self, layer: Any, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         """Run the base layer and note whose rows it saw."""
         call = self.planned(layer, args)
+        args = lift(call, args)
         with select(self._base):
             if call.kind is Kind.OUTPUT:
                 output = forward(layer, *args, **kwargs)
@@ -64,7 +68,8 @@ class Recorder(Route):
         """
         name, kind = self._names[id(layer)], kind_of(layer)
         if args and isinstance(args[0], torch.Tensor):
-            return PlannedCall(name, kind, tuple(args[0].shape), ())
+            lifted = len(self._rows) if name in self._lifted and args[0].shape[0] == 1 else 0
+            return PlannedCall(name, kind, tuple(args[0].shape), (), lifted=lifted)
         if kind is Kind.OUTPUT:
             return PlannedCall(name, kind, (), ())
         raise Unroutable(f"{name} is called without a tensor as its first argument")
@@ -76,6 +81,10 @@ class Recorder(Route):
             Unroutable: there is a tensor beside the input whose rows cannot be told.
         """
         store, lattice, x = self._tracer.store, self._tracer.lattice, args[0]
+        if call.lifted:
+            ids = torch.tensor(self._rows, dtype=torch.int32, device=x.device) + 1
+            shape = x.shape if call.kind is Kind.EMBEDDING else x.shape[:-1]
+            return ids.view(-1, *[1] * (len(shape) - 1)).expand(shape), 0
         lattice.tainted, lattice.by_data = store.tainted(x), store.by_data(x)
         ids = _rows(call.kind, x, store.ids(x), lattice)
         lists = [key for key, value in kwargs.items() if isinstance(value, (list, tuple, dict))]

@@ -13,10 +13,10 @@ from shim.routing.inputs import Inputs, root_name
 from shim.routing.layers import Kind, RowGroups, run_rows
 from shim.routing.modules import modules_told
 from shim.routing.owners import CONSTANT, MIXED
-from shim.routing.plan import Plan, PlannedCall, fits
+from shim.routing.plan import Plan, PlannedCall, fits, lift
 from shim.routing.recorder import Recorder
 from shim.routing.rows import rule_of
-from shim.routing.trace import Owners, seed, settle_and_check
+from shim.routing.trace import Owners, check_outputs, seed, settle
 from shim.routing.tracer import Tracer
 from shim.selection import BASE, Route, select
 
@@ -45,7 +45,7 @@ class Replay(Route):
             check_shared(call, layer, self._groups)
             with select(self._groups.selection(BASE)):
                 return forward(layer, *args, **kwargs)
-        return run_rows(call.kind, layer, forward, args, kwargs, call.rules, self._groups)
+        return run_rows(call.kind, layer, forward, lift(call, args), kwargs, call.rules, self._groups)
 
     def next_call(self, layer: Any, args: Any) -> PlannedCall:
         """Return what is planned for the layer call at hand, and go on to the next.
@@ -74,10 +74,11 @@ class Replay(Route):
 class Live(Route):
     """Traces and runs in one: each layer call's rows are those that the data gave it in this very pass."""
 
-    def __init__(self, plan: Plan, tracer: Tracer, groups: RowGroups) -> None:
+    def __init__(self, plan: Plan, tracer: Tracer, groups: RowGroups, rows: Sequence[int]) -> None:
         self._tracer, self._groups = tracer, groups
         self._names = groups.names
-        self._recorder = Recorder(tracer, groups.batch)
+        lifted = frozenset(call.layer for call in plan.calls if call.lifted)
+        self._recorder = Recorder(tracer, groups.batch, rows, lifted)
         self._known: Dict[Any, PlannedCall] = {}
         for call in plan.calls:
             self._known.setdefault((call.layer, call.shape), call)
@@ -93,6 +94,7 @@ class Live(Route):
             Unroutable: a row belongs to several samples, or to none that can be told now.
         """
         call = self._recorder.planned(layer, args)
+        args = lift(call, args)
         known = self._known.get((call.layer, call.shape))
         with self._tracer.paused():
             if call.kind is not Kind.OUTPUT:
@@ -156,7 +158,7 @@ def run_live(
         Unroutable: a row, or an output, cannot be proven.
     """
     tracer = Tracer(max(rows) + 1)
-    route = Live(plan, tracer, groups)
+    route = Live(plan, tracer, groups, rows)
     caches = inputs.caches()
     own = inputs.map(
         lambda path, leaf: leaf.clone() if isinstance(leaf, torch.Tensor) and root_name(path) not in caches else leaf
@@ -167,7 +169,8 @@ def run_live(
         seed(tracer, own, rows, owners)
         with modules_told(tracer, groups.batch), tracer:
             output = own.call(function)
-        settle_and_check(tracer, {"output": output, "state": caches}, rows)
+        state = {"output": output, "state": caches}
+        check_outputs(tracer, settle(tracer, state, rows), state, rows)
     return output
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import Any, Callable, Mapping, Sequence, Tuple
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import Any, Callable, FrozenSet, Mapping, Optional, Sequence, Tuple
 
 import torch
 
@@ -12,7 +13,7 @@ from shim.batch import MixedBatch
 from shim.errors import Unroutable
 from shim.no_trace import generators_restored
 from shim.routing.inputs import SHARED, Inputs, root_name
-from shim.routing.layers import tensors_of
+from shim.routing.layers import Kind, tensors_of
 from shim.routing.modules import modules_told
 from shim.routing.owners import CONSTANT, MIXED, Settlement
 from shim.routing.plan import Plan, PlannedCall
@@ -40,8 +41,38 @@ def trace(function: Callable[..., Any], batch: MixedBatch, inputs: Inputs, rows:
         Unroutable: something stands in the way of a proof; the message says what and where.
     """
     _check_routed(batch)
+    first = _run(function, batch, inputs, rows, owners, frozenset())
+    once = frozenset(call.layer for call in first.plan.shared if _may_be_lifted(call))
+    if once:
+        with suppress(Exception):  # the model does not take as many rows there
+            lifted = _run(function, batch, inputs, rows, owners, once)
+            if lifted.problem is None and not lifted.plan.shared and _same(first.output, lifted.output):
+                return lifted.plan
+    if first.problem is not None:
+        raise first.problem
+    return first.plan
+
+
+@dataclass(frozen=True)
+class _Traced:
+    """One traced run: its plan, its output, and what stands in the way of believing the plan, if anything does."""
+
+    plan: Plan
+    output: Any
+    problem: Optional[Unroutable]
+
+
+def _run(
+    function: Callable[..., Any],
+    batch: MixedBatch,
+    inputs: Inputs,
+    rows: Sequence[int],
+    owners: Owners,
+    lifted: FrozenSet[str],
+) -> _Traced:
+    """Run the base model once; the layers in `lifted` get one row for each of `rows` in the place of a shared one."""
     tracer = Tracer(max(rows) + 1)
-    recorder = Recorder(tracer, batch)
+    recorder = Recorder(tracer, batch, rows, lifted)
     selection = replace(batch.selection(BASE), route=recorder)
     with generators_restored(), torch.inference_mode(False), torch.no_grad(), select(selection):
         copies = inputs.map(lambda _, leaf: leaf.clone() if isinstance(leaf, torch.Tensor) else leaf)
@@ -49,9 +80,27 @@ def trace(function: Callable[..., Any], batch: MixedBatch, inputs: Inputs, rows:
         with modules_told(tracer, batch), tracer:
             output = copies.call(function)
         state = {"output": output, "state": copies.caches()}
-        settlement = settle_and_check(tracer, state, rows)
+        problem = None
+        settlement = settle(tracer, state, rows)
+        try:
+            check_outputs(tracer, settlement, state, rows)
+        except Unroutable as unroutable:
+            problem = unroutable
     calls = tuple(_settled(call, settlement, tracer) for call in recorder.calls)
-    return Plan(calls, _lengths(inputs), tracer.reads_integers)
+    return _Traced(Plan(calls, _lengths(inputs), tracer.reads_integers), state, problem)
+
+
+def _may_be_lifted(call: PlannedCall) -> bool:
+    """Whether a layer that is run once for all samples may be run once for each: on a batch of one, as a rule."""
+    return call.kind in (Kind.LINEAR, Kind.EMBEDDING) and call.shape[:1] == (1,) and len(call.shape) > 1
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Whether two runs of the base model gave the same, so that a row more or less of a shared layer is no matter."""
+    pairs = list(zip(tensors_of(one), tensors_of(other)))
+    if len(tensors_of(one)) != len(tensors_of(other)):
+        return False
+    return all(a.shape == b.shape and torch.allclose(a, b, rtol=1e-3, equal_nan=True) for (_, a), (_, b) in pairs)
 
 
 def seed(tracer: Tracer, inputs: Inputs, rows: Sequence[int], owners: Owners) -> None:
@@ -71,14 +120,8 @@ def seed(tracer: Tracer, inputs: Inputs, rows: Sequence[int], owners: Owners) ->
         tracer.store.write(tensor, by_row, tainted=name in caches or name in _STATES)
 
 
-def settle_and_check(tracer: Tracer, output: Any, rows: Sequence[int]) -> Settlement:
-    """Settle the variables, and check that each row of the output holds its own sample.
-
-    Raises:
-        Unroutable: an output mixes samples, or a value escaped whose owner matters.
-    """
-    if tracer.obstacles:
-        raise Unroutable(tracer.obstacles[0])
+def settle(tracer: Tracer, output: Any, rows: Sequence[int]) -> Settlement:
+    """Settle the variables: what stands in a sample's row of the output belongs to that sample."""
     expected = torch.tensor(rows, dtype=torch.int32) + 1
     tensors = tensors_of(output)
     for _, tensor in tensors:
@@ -86,12 +129,22 @@ def settle_and_check(tracer: Tracer, output: Any, rows: Sequence[int]) -> Settle
         if ids is not None and tensor.dim() and tensor.shape[0] == len(rows) and tracer.lattice.has_variables:
             tracer.lattice.by_data = 0
             tracer.lattice.claim(ids, _along(expected, 0, tensor))
-    settlement = tracer.lattice.settle()
+    return tracer.lattice.settle()
+
+
+def check_outputs(tracer: Tracer, settlement: Settlement, output: Any, rows: Sequence[int]) -> None:
+    """Check that each row of the output holds its own sample.
+
+    Raises:
+        Unroutable: an output mixes samples, or a value escaped whose owner matters.
+    """
+    if tracer.obstacles:
+        raise Unroutable(tracer.obstacles[0])
+    expected = torch.tensor(rows, dtype=torch.int32) + 1
     allowed = policy.chosen().mixed_outputs
-    for path, tensor in tensors:
+    for path, tensor in tensors_of(output):
         if shown(path).strip("'") not in allowed:
             _check_output(path, tensor, tracer, settlement, expected)
-    return settlement
 
 
 def _check_output(
@@ -108,8 +161,7 @@ def _check_output(
     owner = _settle(ids, settlement)
     if bool((owner == MIXED).any()):
         why = f": {tracer.mixers[0]}" if tracer.mixers else ""
-        allow = f"shim.install(mixed_outputs=[{shown(path)}]) allows it"
-        raise Unroutable(f"output {shown(path)} of shape {tuple(tensor.shape)} mixes samples{why}; {allow}")
+        raise Unroutable(f"output {shown(path)} of shape {tuple(tensor.shape)} mixes samples{why}{_allowed(path)}")
     if bool(((ids > tracer.lattice.samples) & (owner == CONSTANT)).any()):
         raise Unroutable(
             f"output {shown(path)} of shape {tuple(tensor.shape)} depends on the adapter, but belongs to no sample"
@@ -123,6 +175,13 @@ def _check_output(
     )
     if not fits:
         raise Unroutable(f"output {shown(path)} of shape {tuple(tensor.shape)} holds a sample in another's row")
+
+
+def _allowed(path: str) -> str:
+    """Return the way out for outputs that are meant to compare or add up samples."""
+    name = shown(path)
+    meant = "logits_per_" in name or name == "'loss'"
+    return f"; shim.install(mixed_outputs=[{name}]) allows it" if meant else ""
 
 
 def _settled(call: SeenCall, settlement: Settlement, tracer: Tracer) -> PlannedCall:

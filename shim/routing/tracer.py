@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from typing import Any, Dict, Iterator, List, Mapping, Sequence
+from typing import Any, Dict, Iterator, List, Sequence
 
 import torch
 from torch.multiprocessing.reductions import StorageWeakRef
@@ -25,6 +25,8 @@ from shim.routing.storage import OwnerStore, address, storage_of
 
 # What takes values out of torch without the dispatcher (`item` goes through it).
 _ESCAPES = frozenset("tolist numpy __array__ __dlpack__ apply_ map_ map2_ data_ptr __getstate__ __reduce_ex__".split())
+# What gives one number or one verdict, which cannot come back as a tensor with owners.
+_SINGLE = frozenset("item equal allclose".split())
 _SWEEP_EVERY = 64
 
 
@@ -38,7 +40,7 @@ class Tracer(TorchDispatchMode):
     """
 
     def __init__(self, samples: int) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.lattice = Lattice(samples)
         self.store = OwnerStore(self.lattice)
         self.obstacles: List[str] = []
@@ -59,14 +61,14 @@ class Tracer(TorchDispatchMode):
 
     def __enter__(self) -> Any:
         """Follow what runs inside the block, on this thread."""
-        entered = super().__enter__()
-        self._escapes.__enter__()
+        entered = super().__enter__()  # type: ignore[no-untyped-call]
+        self._escapes.__enter__()  # type: ignore[no-untyped-call]
         return entered
 
     def __exit__(self, *error: Any) -> None:
         """Stop following."""
-        self._escapes.__exit__(*error)
-        super().__exit__(*error)
+        self._escapes.__exit__(*error)  # type: ignore[no-untyped-call]
+        super().__exit__(*error)  # type: ignore[no-untyped-call]
 
     @contextmanager
     def bookkeeping(self) -> Iterator[None]:
@@ -92,7 +94,7 @@ class Tracer(TorchDispatchMode):
             return
         if self.store.tainted(tensor):
             self.obstacles.append(f"{how}() of a value that adapters change{self._where()}")
-        elif tensor.is_floating_point() and how != "item":  # it may come back in another order
+        elif tensor.is_floating_point() and how not in _SINGLE:  # it may come back in another order
             self.obstacles.append(f"{how}() of values that may come back unseen{self._where()}")
         elif tensor.dtype is not torch.bool:
             self.reads_integers = True
@@ -105,13 +107,22 @@ class Tracer(TorchDispatchMode):
         with torch._C.DisableTorchFunction():
             known = operation(func)
             if known.composite and find_rule(known.name) is None:
-                with self:
+                with self._dispatch_alone():
                     output = func.decompose(*args, **kwargs)
                 if output is not NotImplemented:
                     return output
             output = func(*args, **kwargs)
             self._follow(known, func, args, kwargs, output)
         return output
+
+    @contextmanager
+    def _dispatch_alone(self) -> Iterator[None]:
+        """Follow what runs inside the block, which is below python: torch 1.13 would ask for the whole again."""
+        super().__enter__()  # type: ignore[no-untyped-call]
+        try:
+            yield
+        finally:
+            super().__exit__(None, None, None)  # type: ignore[no-untyped-call]
 
     def _follow(self, known: Operation, func: Any, args: Any, kwargs: Any, output: Any) -> None:
         inputs = [leaf for leaf in tree_flatten((args, kwargs))[0] if isinstance(leaf, torch.Tensor)]
@@ -218,7 +229,7 @@ class _Escapes(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = getattr(func, "__name__", "")
-        kwargs: Mapping[str, Any] = kwargs or {}
+        kwargs = kwargs or {}
         if name in _ESCAPES and args and isinstance(args[0], torch.Tensor):
             self._tracer.escape(args[0], name)
         if name == "one_hot":  # it reads the least and the greatest only to check them

@@ -380,12 +380,35 @@ def test_a_layer_whose_forward_was_replaced_is_not_run_in_one_pass(adapted, alon
     assert "replaced" in shown.reason
 
 
+@pytest.mark.parametrize("length", [6, 3])
+def test_a_layer_run_once_for_all_is_run_once_for_each_where_that_is_the_same(adapted, alone, length):
+    def body(toy, x):
+        positions = torch.arange(x.shape[1], dtype=x.dtype).view(1, -1, 1).expand(1, -1, 4)
+        return x + toy.linear(positions)
+
+    model = adapted(body)
+    x = samples(4, length=length)
+    shown = shim.explain(model, {"x": x}, NAMES)
+    assert shown.route == "one pass"
+    assert "one row for all, expanded to 4" in str(shown)
+    check_rows(model, alone, x, NAMES)
+
+
+def test_a_shared_row_whose_number_counts_is_not_expanded(adapted, alone):
+    def body(toy, x):
+        return x + toy.linear(torch.ones(1, 6, 4, dtype=x.dtype)).sum(0)
+
+    model = adapted(body)
+    assert shim.explain(model, {"x": X}, NAMES).route == "split"
+    check_rows(model, alone, X, NAMES)
+
+
 def test_a_layer_that_all_samples_share_is_named(adapted):
-    model = adapted(MIXING[[body.__name__ for body in MIXING].index("a_row_that_all_need")])
+    model = adapted(lambda toy, x: x + toy.linear(torch.ones(4, dtype=x.dtype)))
     shown = shim.explain(model, {"x": X}, NAMES)
     assert shown.route == "split"
     assert "linear has weights for 'ann', 'ben'" in shown.reason
-    assert "(1, 4)" in shown.reason
+    assert "(4,)" in shown.reason
 
 
 def test_unroutable_is_the_only_way_out_of_one_pass(adapted, monkeypatch):
