@@ -12,7 +12,7 @@ from shim.errors import RefusedError, Unroutable
 from shim.no_trace import generators_restored
 from shim.routing.inputs import Inputs, check_known, check_owners, check_sample_count
 from shim.routing.layers import RowGroups
-from shim.routing.one_pass import check_layers
+from shim.routing.one_pass import check_layers, decided_by_data, prefers_live
 from shim.routing.owners import BY_ADAPTERS
 from shim.routing.plan import Plan, PlannedCall
 from shim.routing.plans import plan_for
@@ -86,7 +86,14 @@ def explain(
         check_layers(plan, batch, RowGroups(batch))
     except Unroutable as reason:
         return _fallback(function, batch, given, str(reason), layers)
-    return Explanation("live" if plan.by_data == BY_ADAPTERS else "one pass", "", layers)
+    if plan.by_data != BY_ADAPTERS:
+        return Explanation("one pass", "", layers)
+    if not prefers_live(batch):
+        reason = f"data decides the rows of {decided_by_data(plan)}, and a split costs less than tracing while running"
+        split = _fallback(function, batch, given, reason, layers)
+        if split.route == "split":
+            return split
+    return Explanation("live", "", layers)
 
 
 def _forward_of(model: Any) -> Any:

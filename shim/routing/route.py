@@ -10,7 +10,7 @@ from shim.errors import RefusedError, Unroutable
 from shim.routing.generate_one_pass import run_one_pass_generate
 from shim.routing.generation import run_split_generate
 from shim.routing.inputs import Inputs
-from shim.routing.one_pass import run_one_pass
+from shim.routing.one_pass import NeedsLive, prefers_live, run_one_pass
 from shim.routing.split import run_split_forward
 from shim.routing.trace import Owners
 
@@ -22,7 +22,15 @@ def run_forward(function: Callable[..., Any], batch: MixedBatch, inputs: Inputs,
         RefusedError: neither one pass nor the split by adapter can be proven exact.
     """
     try:
-        return run_one_pass(function, batch, inputs, owners)
+        return run_one_pass(function, batch, inputs, owners, prefers_live(batch))
+    except NeedsLive:
+        try:
+            return run_split_forward(function, batch, inputs)
+        except RefusedError as refused:
+            try:
+                return run_one_pass(function, batch, inputs, owners, live=True)
+            except Unroutable as reason:
+                raise RefusedError(f"{refused} [in one pass: {reason}]") from reason
     except Unroutable as reason:
         return _fall_back(run_split_forward, function, batch, inputs, reason)
 

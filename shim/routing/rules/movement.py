@@ -90,11 +90,6 @@ def _padded(op: Op) -> Result:
     return torch.constant_pad_nd(op.dense(op.args[0]), op.args[1], 0)
 
 
-@rule("fill_diagonal")
-def _filled_diagonal(op: Op) -> Result:
-    return op.dense(op.args[0]).clone().fill_diagonal_(0, op.argument("wrap"))
-
-
 @rule("col2im")
 def _folded(op: Op) -> Result:
     """A patch holds the elements of one channel; patches overlap, so a channel is joined as a whole."""

@@ -49,7 +49,7 @@ def _masks(op: Op, target: torch.Tensor, indices: Sequence[Any]) -> List[Ids]:
 
 def _reached(op: Op, target: torch.Tensor, key: Key, of_index: Ids, each: Sequence[Ids]) -> Ids:
     """Return `of_index` wherever the indices that have owners could point, or None if several samples' could."""
-    if not owned(of_index):
+    if not owned(of_index) or any(index is not None and op.by_data(index) for index in op.args[1]):
         return None
     free = [dim for dim, ids in enumerate(each) if owned(ids)]
     shape = [1 if dim in free else size for dim, size in enumerate(target.shape)]
@@ -71,7 +71,7 @@ def _placed_along(op: Op) -> Result:
     positions = _positions(target).index_select(dim, index)
     sources = op.join(op.ids(source), of_index)
     result = _spread(op, op.dense(target), positions, sources, replace=op.name in ("index_copy", "index_fill"))
-    return op.join(result, _anywhere(op, of_index, dim))
+    return op.join(result, _anywhere(op, index, of_index, dim))
 
 
 @rule("scatter", "scatter_add", "scatter_reduce")
@@ -86,7 +86,7 @@ def _scattered(op: Op) -> Result:
     positions = _positions(target).gather(dim, index)
     replace = op.name == "scatter" and op.argument("reduce") is None
     result = _spread(op, op.dense(target), positions, op.join(of_source, of_index), replace)
-    reach = _anywhere(op, of_index, dim)
+    reach = _anywhere(op, index, of_index, dim)
     if reach is not None:
         covered = tuple(slice(None) if at == dim else slice(0, size) for at, size in enumerate(index.shape))
         result = result.clone()
@@ -103,7 +103,7 @@ def _put_flat(op: Op) -> Result:
     )
     positions = index.reshape(-1) % max(target.numel(), 1)
     result = _spread(op, op.dense(target), positions, sources, replace=not op.argument("accumulate"))
-    return op.join(result, _anywhere(op, None if of_index is None else of_index.reshape(-1), 0))
+    return op.join(result, _anywhere(op, index, None if of_index is None else of_index.reshape(-1), 0))
 
 
 @rule("masked_scatter")
@@ -139,11 +139,14 @@ def _spread(op: Op, before: torch.Tensor, positions: torch.Tensor, sources: Ids,
     return op.lattice.spread(result, positions, values).view(before.shape)
 
 
-def _anywhere(op: Op, of_index: Ids, dim: int) -> Ids:
-    """Return the join of an index over `dim`, which it points along, or None, noting it, if several own it there."""
+def _anywhere(op: Op, index: torch.Tensor, of_index: Ids, dim: int) -> Ids:
+    """Return the join of an index over `dim`, which it points along, or None, noting it, if several own it there.
+
+    None as well where data chose the index's owner: then it is one of several samples' that points at its own rows.
+    """
     if of_index is None:
         return None
-    joined = op.lattice.uniform(of_index, [dim])
+    joined = None if op.by_data(index) else op.lattice.uniform(of_index, [dim])
     if joined is None and of_index.numel():
         op.lattice.by_data = True
     return joined

@@ -79,12 +79,42 @@ def test_live_is_exact_where_the_adapters_change_what_the_router_chooses(install
     x = tokens(1)
     with torch.no_grad():
         chosen = []
-        handle = model.get_base_model().experts.register_forward_pre_hook(lambda _, args: chosen.append(args[1].clone()))
+        handle = model.get_base_model().experts.register_forward_pre_hook(
+            lambda _, args: chosen.append(args[1].clone())
+        )
         for name in ("ann", "ben", "__base__"):
             model(x, adapter_names=[name] * 4)
         handle.remove()
     assert not torch.equal(chosen[0], chosen[1])
+    shim.install(fallback="refuse")
     check(model, x)
+
+
+def test_a_split_is_taken_where_it_costs_less(installed_shim):
+    model = adapted(Mixture(), TARGETS)
+    shown = shim.explain(model, {"x": tokens(0)}, NAMES)
+    assert shown.route == "split"
+    assert "router" in shown.reason or "experts" in shown.reason
+    check(model, tokens(0))
+
+
+def test_live_is_taken_where_samples_cannot_be_split(installed_shim):
+    class Packed(Mixture):
+        """Puts packed patches, of which samples have different numbers, into places among the tokens."""
+
+        def forward(self, x, patches, places):
+            return super().forward(x.masked_scatter(places, self.first(patches)))
+
+    model = adapted(Packed(), TARGETS)
+    places = torch.zeros(4, 7, 1, dtype=torch.bool)
+    places[0, :3] = places[1, 2] = places[3, 5:] = True
+    inputs = {"x": tokens(0), "patches": tokens(9).reshape(-1, 4)[:6], "places": places}
+    owners = {"patches": [0, 0, 0, 1, 3, 3]}
+    with torch.no_grad():
+        assert shim.explain(model, inputs, NAMES, owners=owners).route == "live"
+        mixed = model(**inputs, adapter_names=NAMES, owners=owners)
+        for row, name in enumerate(NAMES):
+            torch.testing.assert_close(mixed[row], model(**inputs, adapter_names=[name] * 4)[row])
 
 
 def test_a_capacity_that_counts_over_the_batch_is_not_live(installed_shim):
