@@ -89,8 +89,8 @@ def explain(
     if plan.by_data != BY_ADAPTERS:
         return Explanation("one pass", "", layers)
     if not prefers_live(batch):
-        reason = f"data decides the rows of {decided_by_data(plan)}, and a split costs less than tracing while running"
-        split = _fallback(function, batch, given, reason, layers)
+        why = f"data decides the rows of {decided_by_data(plan)}, and a split costs less than tracing while running"
+        split = _fallback(function, batch, given, why, layers)
         if split.route == "split":
             return split
     return Explanation("live", "", layers)

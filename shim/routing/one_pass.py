@@ -17,7 +17,6 @@ from shim.routing.replay import PlanChanged, check_shared, run_live, run_planned
 from shim.routing.trace import Owners
 from shim.selection import BASE
 
-
 # Tracing while running costs several forwards, whatever the number of adapters; a split costs less up to about here
 # (8-layer Switch of width 256, 8 samples, one CPU thread: live 5 to 10 forwards, split 1.2 to 4.5 for 2 to 8 adapters).
 MOST_TO_SPLIT = 16
