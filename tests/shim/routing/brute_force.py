@@ -16,6 +16,7 @@ from shim.routing.rules import find_rule
 from shim.routing.tracer import Tracer
 
 SAMPLES = 3
+aten = torch.ops.aten
 
 
 @dataclass(frozen=True)
@@ -81,8 +82,15 @@ class Case:
 
     @property
     def runs_here(self):
-        """Whether the installed torch has the operations."""
-        return all(hasattr(torch.ops.aten, name) for name in self.names)
+        """Whether the installed torch has the operations, for the processor."""
+        if not all(hasattr(aten, name) or hasattr(aten, name + "_") for name in self.names):
+            return False
+        generator = torch.Generator().manual_seed(0)
+        try:
+            run(self.function, [operand.draw(operand.shape, generator) for operand in self.operands])
+        except (RuntimeError, TypeError):
+            return False
+        return True
 
 
 @dataclass

@@ -59,7 +59,7 @@ CASES = [
     Case("replication_pad1d", lambda x: F.pad(x, (1, 2), "replicate"), "B 2 3"),
     Case("replication_pad2d", lambda x: F.pad(x, (1, 2, 0, 1), "replicate"), "B 2 2 2"),
     Case("replication_pad3d", lambda x: F.pad(x, (1,) * 6, "replicate"), "B 1 2 2 2"),
-    Case("fill_diagonal", lambda x: x.fill_diagonal_(2.0)[:, 3:], "B 5"),
+    Case("fill", lambda x: x.fill_diagonal_(2.0)[:, 3:], "B 5"),
     Case(
         "_pack_padded_sequence",
         lambda x: aten._pack_padded_sequence(x, torch.tensor([2, 2, 2]), False)[0].view(2, 3, 4),

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from shim.routing.tracer import Tracer
 from tests.shim.routing.brute_force import trace
 
 ROWS = torch.tensor([[1], [2], [3]], dtype=torch.int32)
@@ -82,22 +83,13 @@ def test_packed_rows_find_their_sample_through_a_mask(form):
         return x.masked_scatter(m[..., None].expand_as(x), rows)
 
     x, rows = torch.randn(3, 2, 4), torch.randn(4, 4)
-    variables = torch.arange(4, 8, dtype=torch.int32).view(-1, 1)
-    settled = None
-
-    def function(*tensors):
-        return place(*tensors)
-
-    from shim.routing.tracer import Tracer
-
     tracer = Tracer(3)
-    fresh = tracer.lattice.fresh(4, "cpu")
-    assert fresh.tolist() == variables.view(-1).tolist()
+    variables = tracer.lattice.fresh(4, "cpu").view(-1, 1)
     tracer.store.write(x, ROWS.view(3, 1, 1).expand(x.shape), tainted=True)
     tracer.store.write(mask, ROWS.expand(mask.shape))
     tracer.store.write(rows, variables.expand(rows.shape), tainted=True)
     with tracer:
-        output = function(x, mask, rows)
+        output = place(x, mask, rows)
     settled = tracer.lattice.settle()
     assert settled.owner[4:].tolist() == [1, 2, 2, 3]
     assert all(settled.by_data[4:].tolist())
