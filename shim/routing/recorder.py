@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, Callable, Dict, FrozenSet, List, Sequence, Tuple
+from typing import Any, Callable, Dict, List, Mapping, Tuple
 
 import torch
 
@@ -27,14 +27,12 @@ class SeenCall:
 class Recorder(Route):
     """Notes the rows of every layer call while the base layer runs."""
 
-    def __init__(
-        self, tracer: Tracer, batch: MixedBatch, rows: Sequence[int], lifted: FrozenSet[str] = frozenset()
-    ) -> None:
+    def __init__(self, tracer: Tracer, batch: MixedBatch, lifted: Mapping[str, int]) -> None:
         self.calls: List[SeenCall] = []
         self._tracer = tracer
         self._names: Dict[int, str] = {id(layer): name for name, layer in batch.layers}
         self._base = batch.selection(BASE)
-        self._rows, self._lifted = tuple(rows), lifted
+        self._lifted = lifted
 
     def asked(self, layer: Any) -> None:
         """Note that the layer's adapter decides something that is not its own forward."""
@@ -68,7 +66,7 @@ class Recorder(Route):
         """
         name, kind = self._names[id(layer)], kind_of(layer)
         if args and isinstance(args[0], torch.Tensor):
-            lifted = len(self._rows) if name in self._lifted and args[0].shape[0] == 1 else 0
+            lifted = self._lifted.get(name, 0) if args[0].shape[0] == 1 else 0
             return PlannedCall(name, kind, tuple(args[0].shape), (), lifted=lifted)
         if kind is Kind.OUTPUT:
             return PlannedCall(name, kind, (), ())
@@ -82,9 +80,8 @@ class Recorder(Route):
         """
         store, lattice, x = self._tracer.store, self._tracer.lattice, args[0]
         if call.lifted:
-            ids = torch.tensor(self._rows, dtype=torch.int32, device=x.device) + 1
             shape = x.shape if call.kind is Kind.EMBEDDING else x.shape[:-1]
-            return ids.view(-1, *[1] * (len(shape) - 1)).expand(shape), 0
+            return lattice.fresh(call.lifted, x.device).view(-1, *[1] * (len(shape) - 1)).expand(shape), 0
         lattice.tainted, lattice.by_data = store.tainted(x), store.by_data(x)
         ids = _rows(call.kind, x, store.ids(x), lattice)
         lists = [key for key, value in kwargs.items() if isinstance(value, (list, tuple, dict))]

@@ -74,11 +74,10 @@ class Replay(Route):
 class Live(Route):
     """Traces and runs in one: each layer call's rows are those that the data gave it in this very pass."""
 
-    def __init__(self, plan: Plan, tracer: Tracer, groups: RowGroups, rows: Sequence[int]) -> None:
+    def __init__(self, plan: Plan, tracer: Tracer, groups: RowGroups) -> None:
         self._tracer, self._groups = tracer, groups
         self._names = groups.names
-        lifted = frozenset(call.layer for call in plan.calls if call.lifted)
-        self._recorder = Recorder(tracer, groups.batch, rows, lifted)
+        self._recorder = Recorder(tracer, groups.batch, {call.layer: call.lifted for call in plan.calls if call.lifted})
         self._known: Dict[Any, PlannedCall] = {}
         for call in plan.calls:
             self._known.setdefault((call.layer, call.shape), call)
@@ -158,7 +157,7 @@ def run_live(
         Unroutable: a row, or an output, cannot be proven.
     """
     tracer = Tracer(max(rows) + 1)
-    route = Live(plan, tracer, groups, rows)
+    route = Live(plan, tracer, groups)
     caches = inputs.caches()
     own = inputs.map(
         lambda path, leaf: leaf.clone() if isinstance(leaf, torch.Tensor) and root_name(path) not in caches else leaf

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Any, Callable, FrozenSet, Mapping, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Mapping, Optional, Sequence, Tuple
 
 import torch
 
@@ -41,8 +41,8 @@ def trace(function: Callable[..., Any], batch: MixedBatch, inputs: Inputs, rows:
         Unroutable: something stands in the way of a proof; the message says what and where.
     """
     _check_routed(batch)
-    first = _run(function, batch, inputs, rows, owners, frozenset())
-    once = frozenset(call.layer for call in first.plan.shared if _may_be_lifted(call))
+    first = _run(function, batch, inputs, rows, owners, {})
+    once = _lifts(first.plan, len(rows))
     if once:
         with suppress(Exception):  # the model does not take as many rows there
             lifted = _run(function, batch, inputs, rows, owners, once)
@@ -68,11 +68,11 @@ def _run(
     inputs: Inputs,
     rows: Sequence[int],
     owners: Owners,
-    lifted: FrozenSet[str],
+    lifted: Mapping[str, int],
 ) -> _Traced:
-    """Run the base model once; the layers in `lifted` get one row for each of `rows` in the place of a shared one."""
+    """Run the base model once; the layers in `lifted` get so many rows in the place of one that all share."""
     tracer = Tracer(max(rows) + 1)
-    recorder = Recorder(tracer, batch, rows, lifted)
+    recorder = Recorder(tracer, batch, lifted)
     selection = replace(batch.selection(BASE), route=recorder)
     with generators_restored(), torch.inference_mode(False), torch.no_grad(), select(selection):
         copies = inputs.map(lambda _, leaf: leaf.clone() if isinstance(leaf, torch.Tensor) else leaf)
@@ -88,6 +88,22 @@ def _run(
             problem = unroutable
     calls = tuple(_settled(call, settlement, tracer) for call in recorder.calls)
     return _Traced(Plan(calls, _lengths(inputs), tracer.reads_integers), state, problem)
+
+
+def _lifts(plan: Plan, count: int) -> Dict[str, int]:
+    """Return the layers that are run on one row for all samples, and how many rows to try to give them.
+
+    As many as the layer call before has, which position embeddings are added to as a rule, or else as there are
+    samples. The traced run with so many decides.
+    """
+    found: Dict[str, int] = {}
+    before = count
+    for call in plan.calls:
+        if call.shared and _may_be_lifted(call):
+            found[call.layer] = before
+        elif call.shape and call.shape[0] is not None and call.shape[0] > 1:
+            before = call.shape[0]
+    return found
 
 
 def _may_be_lifted(call: PlannedCall) -> bool:
@@ -110,14 +126,27 @@ def seed(tracer: Tracer, inputs: Inputs, rows: Sequence[int], owners: Owners) ->
         name = root_name(path)
         if tensor.dim() == 0 or name in SHARED:
             continue
+        dim = 0
         if name in owners:
             ids = torch.tensor(owners[name], dtype=torch.int32, device=tensor.device) + 1
         elif tensor.shape[0] == len(rows):
             ids = torch.tensor(rows, dtype=torch.int32, device=tensor.device) + 1
         else:
-            ids = tracer.lattice.fresh(tensor.shape[0], tensor.device)
-        by_row = ids.view(-1, *[1] * (tensor.dim() - 1)).expand(tensor.shape)
-        tracer.store.write(tensor, by_row, tainted=name in caches or name in _STATES)
+            dim = _packed_dim(tensor)
+            ids = tracer.lattice.fresh(tensor.shape[dim], tensor.device)
+        along = ids.view([-1 if index == dim else 1 for index in range(tensor.dim())])
+        tracer.store.write(tensor, along.expand(tensor.shape), tainted=name in caches or name in _STATES)
+
+
+def _packed_dim(tensor: torch.Tensor) -> int:
+    """Return the dimension along which a tensor that is not one entry per sample may hold parts of samples.
+
+    A guess that decides nothing: a wrong one gives rows that several samples claim, which is refused.
+    """
+    if tensor.shape[0] != 1 or tensor.dim() == 1:
+        return 0
+    sizes = list(tensor.shape)
+    return 1 if tensor.dim() == 3 else sizes.index(max(sizes))
 
 
 def settle(tracer: Tracer, output: Any, rows: Sequence[int]) -> Settlement:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, List
+from typing import List
 
 import torch
 
@@ -126,12 +126,12 @@ def _grouped(op: Op) -> Result:
     "conv_depthwise3d",
 )
 def _convolved(op: Op) -> Result:
-    """A place is made of the channels of its group, everywhere; in dimensions of kernel size 1, at that place."""
+    """A place is made of the channels of its group, within the window that it reads."""
     image, weight, groups = op.args[0], op.args[1], _groups(op)
     if image.dim() != weight.dim():
         raise ValueError("an image without a batch")
     transposed = bool(op.argument("transposed", op.name == "cudnn_convolution_transpose"))
-    result = [_of_channels(op, op.ids(image), groups), _of_filters(op, op.ids(weight), groups, transposed)]
+    result = [_of_channels(op, op.ids(image), groups, transposed), _of_filters(op, op.ids(weight), groups, transposed)]
     bias = op.ids(op.argument("bias"))
     if bias is not None:
         result.append(bias.view(1, -1, *[1] * (image.dim() - 2)))
@@ -169,33 +169,37 @@ def _groups(op: Op) -> int:
     return int(op.argument("groups", 1))
 
 
-def _of_channels(op: Op, ids: Ids, groups: int) -> Ids:
+def _of_channels(op: Op, ids: Ids, groups: int, transposed: bool) -> Ids:
     """Return ids (samples, output channels, ...) of what a convolution reads of its input."""
     if ids is None:
         return None
-    kept = [dim for dim in range(2, ids.dim()) if _passes(op, dim - 2)]
-    grouped = ids.reshape(ids.shape[0], groups, -1, *ids.shape[2:])
-    joined = op.reduce(grouped, [dim for dim in range(2, grouped.dim()) if dim - 1 not in kept])
+    joined = op.reduce(ids.reshape(ids.shape[0], groups, -1, *ids.shape[2:]), [2])
+    for dim in range(ids.dim() - 2):
+        joined = _of_windows(op, joined, dim, transposed)
     assert joined is not None
     per_group = op.outputs[0].shape[1] // groups
     repeated = joined.expand(-1, -1, per_group, *joined.shape[3:])
     return repeated.reshape(ids.shape[0], groups * per_group, *joined.shape[3:])
 
 
-def _passes(op: Op, dim: int) -> bool:
-    """Whether a place along the spatial dimension `dim` of the output is made of that place of the input alone."""
+def _of_windows(op: Op, ids: Ids, dim: int, transposed: bool) -> Ids:
+    """Join ids (samples, groups, 1, ...) over the places along spatial dimension `dim` that an output's place reads."""
+    at = dim + 3
 
-    def setting(name: str, otherwise: int) -> Any:
+    def setting(name: str, otherwise: int) -> int:
         value = op.argument(name)
-        return otherwise if value is None else value[dim if len(value) > 1 else 0]
+        return otherwise if value is None else int(value[dim if len(value) > 1 else 0])
 
-    return bool(
-        op.args[1].shape[dim + 2] == 1
-        and setting("stride", 1) == 1
-        and setting("padding", 0) == 0
-        and setting("output_padding", 0) == 0
-        and op.args[0].shape[dim + 2] == op.outputs[0].shape[dim + 2]
-    )
+    if transposed or ids is None or not op.lattice.varies(ids, [at]):
+        return op.reduce(ids, [at])
+    padding, dilation = setting("padding", 0), setting("dilation", 1)
+    reach = (op.args[1].shape[dim + 2] - 1) * dilation + 1
+    edges = [0, 0] * (ids.dim() - 1 - at) + [padding, padding]
+    windows = torch.nn.functional.pad(ids, edges).unfold(at, reach, setting("stride", 1))[..., ::dilation]
+    if windows.shape[at] != op.outputs[0].shape[dim + 2]:
+        return op.reduce(ids, [at])
+    joined = op.reduce(windows, [-1])
+    return None if joined is None else joined.squeeze(-1)
 
 
 def _of_filters(op: Op, ids: Ids, groups: int, transposed: bool) -> Ids:

@@ -172,3 +172,16 @@ def _of_matrix(op: Op) -> Result:
     if any(output.shape[: len(batch)] != batch for output in op.outputs if output.numel()):
         raise ValueError("an output that has lost the batch")
     return [joined.reshape(*batch, *[1] * (output.dim() - len(batch))) for output in op.outputs]
+
+
+@rule("linalg_solve_triangular", "_linalg_solve_ex")
+def _solved(op: Op) -> Result:
+    """A solution is made of its whole matrix and all right sides; batches of systems stay apart."""
+    systems = [one for one in op.args if isinstance(one, torch.Tensor)]
+    if op.name == "_linalg_solve_ex" and len({one.dim() for one in systems}) > 1:
+        raise ValueError("a vector on the right")
+    joined = op.join(*(op.reduce(op.ids(one), [-2, -1]) for one in systems))
+    if joined is None:
+        return None
+    batch = joined.shape[:-2]
+    return [joined.reshape(*batch, *[1] * (output.dim() - len(batch))) for output in op.outputs]

@@ -46,6 +46,12 @@ CASES = [
     Case("convolution", lambda x, w: F.conv3d(x, w), "B 1 2 2 2", "2 1 2 2 2"),
 ]
 
+WINDOWS = [
+    Case("convolution", lambda x, w: F.conv1d(x, w, stride=2), "1 2 6", "4 2 2"),
+    Case("convolution", lambda x, w: F.conv1d(x, w, padding=2, dilation=2), "1 2 5", "4 2 3"),
+    Case("convolution", lambda x, w: F.conv2d(x, w, stride=(2, 3), padding=(1, 0)), "1 2 4 6", "4 2 3 3"),
+]
+
 
 @pytest.mark.parametrize("kind", [torch.nn.LSTM, torch.nn.GRU, torch.nn.RNN])
 @pytest.mark.parametrize("layers", [1, 2])
@@ -70,7 +76,19 @@ def test_declared_owners(case):
     check_declared(case)
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if case.runs_here], ids=repr)
+@pytest.mark.parametrize("case", [case for case in CASES + WINDOWS if case.runs_here], ids=repr)
 @any_owners()
 def test_any_owners(case, data, seed):
     check_any(case, data, seed)
+
+
+def test_a_convolution_without_overlap_keeps_packed_pictures_apart():
+    from shim.routing.tracer import Tracer
+
+    owners = torch.tensor([1, 1, 1, 1, 2, 2, 3, 3, 3, 3], dtype=torch.int32)
+    tracer = Tracer(3)
+    x, weight = torch.randn(1, 3, 2, 10), torch.randn(5, 3, 2, 2)
+    tracer.store.write(x, owners.expand(x.shape), tainted=True)
+    with torch.no_grad(), tracer:
+        y = F.conv2d(x, weight, stride=2)
+    assert tracer.store.ids(y)[0, 0, 0].tolist() == [1, 1, 2, 3, 3]
