@@ -16,7 +16,7 @@ import torch
 from shim.batch import MixedBatch
 from shim.errors import Unroutable
 from shim.no_trace import generators_restored
-from shim.routing.inputs import Inputs, parameter_names
+from shim.routing.inputs import Inputs, main_input_names, parameter_names
 from shim.routing.layers import tensors_of
 from shim.routing.owners import CONSTANT, MIXED
 from shim.routing.plans import plan_for
@@ -220,7 +220,7 @@ def _hooks(name: str, route: UnitRoute, inside: List[Any]) -> Tuple[Callable[...
 def _count(module: Any, inputs: Inputs) -> int:
     """Return the number of rows of a model call: the length of the first of its usual inputs."""
     usual = ("input_ids", "decoder_input_ids", "inputs_embeds", "decoder_inputs_embeds")
-    names = (*usual, str(getattr(module, "main_input_name", "")), *inputs.values)
+    names = (*usual, *main_input_names(module), *inputs.values)
     for name in names:
         value = inputs.values.get(name)
         if isinstance(value, torch.Tensor) and value.dim():

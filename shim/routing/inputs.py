@@ -197,10 +197,16 @@ def _is_of_transformers(value: Any) -> bool:
     return any(cls.__module__.startswith("transformers.") for cls in type(value).__mro__)
 
 
+def main_input_names(module: Any) -> Tuple[str, ...]:
+    """Return what a model of transformers calls its main input; some name several."""
+    named = getattr(module, "main_input_name", None) or ()
+    return (named,) if isinstance(named, str) else tuple(named)
+
+
 def _main_input(model: Any, inputs: Inputs) -> Tuple[str, Optional[Any]]:
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     tensors = {p: t for p, t in inputs.tensors().items() if t.dim() > 0 and root_name(p) not in SHARED}
-    for name in (getattr(base, "main_input_name", None), "input_ids", "inputs", "inputs_embeds"):
+    for name in (*main_input_names(base), "input_ids", "inputs", "inputs_embeds"):
         if name in tensors:
             return name, tensors[name]
     return next(iter(tensors.items()), ("", None))

@@ -254,3 +254,11 @@ def test_a_layer_left_in_training_mode_is_refused_by_name():
     model.base_model.model.model.layers[0].train()
     with pytest.raises(shim.RefusedError, match=r"training mode, as base_model\.model\.model\.layers\.0 is"):
         model(input_ids=tokens(), adapter_names=NAMES)
+
+
+def test_a_model_may_name_several_main_inputs(installed_shim):
+    """As OneFormer does: `["pixel_values", "task_inputs"]`."""
+    model = llama()
+    model.get_base_model().main_input_name = ["pixel_values", "input_ids"]
+    with pytest.raises(shim.AdapterNamesError, match="input_ids has shape"):
+        model(input_ids=tokens(), adapter_names=["ann"])
