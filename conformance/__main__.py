@@ -1,4 +1,4 @@
-"""The command line: `python -m conformance run | report | list`.
+"""The command line: `python -m conformance run | report | bench | list`.
 
 `run` drives pytest over `test_contract.py`, so it does what `pytest --pyargs conformance` does, away from
 the user's pytest configuration. Exit codes: 0 where something was shown and nothing fails, 1 where something
@@ -17,16 +17,20 @@ from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Iterator, List, Optional, Sequence
 
-from conformance.report import markdown, picture, table
-from conformance.report.jsonl import Report, ReportError, merge, read
+from conformance.report import markdown, models, picture, table
+from conformance.report.jsonl import Report, ReportError, merge, read, write
 from conformance.report.progress import progress
 from conformance.selection import (
     ALL,
+    TINY,
     UnknownChoiceError,
     chosen_checks,
+    chosen_entries,
     chosen_models,
     chosen_pairs,
     clause_order,
+    remaining_entries,
+    remaining_pairs,
 )
 from conformance.settings import Settings
 
@@ -37,6 +41,8 @@ _RAN = (0, 1, 2)  # fine, some failed, interrupted
 _PYTEST_USAGE = 4
 
 _PACKAGE = Path(__file__).parent
+
+_MODELS = "comma list; tiny: those written by hand (default), all: every model type, every:TYPE: one of these"
 
 
 class _UsageError(Exception):
@@ -56,7 +62,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
 
 def run(options: argparse.Namespace) -> int:
     """Run the checks, show the table, and write the report and JUnit where asked."""
-    if not chosen_pairs(options.models, options.checks):
+    if not chosen_pairs(options.models, options.checks) and not chosen_entries(options.models):
         raise _UsageError("none of these checks applies to any of these models")
     for package in ("pytest", "xdist") if options.workers else ("pytest",):
         if importlib.util.find_spec(package) is None:
@@ -64,7 +70,9 @@ def run(options: argparse.Namespace) -> int:
             raise _UsageError(f"{name} is not installed; pip install 'mixed-adapter-batches[conformance]'")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(options.report or Path(folder, "report.jsonl"))
-        status = _run_pytest(_pytest_arguments(options, path), options.workers)
+        done = _done_before(options, path, Path(folder, "done.jsonl"))
+        arguments = _pytest_arguments(options, path, done)
+        status = _run_pytest(arguments, options.workers) if arguments else 0
         if status not in _RAN:
             return USAGE if status == _PYTEST_USAGE else FAILED
         found = read(path)
@@ -77,6 +85,9 @@ def report(options: argparse.Namespace) -> int:
     environments = merge([read(path) for path in options.paths])
     if options.svg:
         Path(options.svg).write_text(picture.render(environments), encoding="utf-8")
+    if options.models_markdown:
+        _write_models(environments, Path(options.models_markdown))
+        return FINE
     for merged in environments:
         if options.markdown:
             print(markdown.render(merged))
@@ -85,11 +96,29 @@ def report(options: argparse.Namespace) -> int:
     return FINE
 
 
+def _write_models(environments: Sequence[Report], path: Path) -> None:
+    """Write the page of the one report that holds a sweep; raise where there is none, or several."""
+    swept = [found for found in environments if models.swept(found)]
+    if len(swept) != 1:
+        raise _UsageError(f"--models-markdown wants reports of one environment with a sweep, but {len(swept)} are here")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(models.render(swept[0]), encoding="utf-8")
+
+
+def bench(options: argparse.Namespace) -> int:
+    """Measure what a mixed batch costs, and print it; exit 0 whatever it is."""
+    from conformance.bench import routing
+
+    return routing.main(options)
+
+
 def list_all(options: argparse.Namespace) -> int:
     """Print the models and the checks with their clauses."""
     print("Models")
-    for model in chosen_models():
+    for model in chosen_models(options.models):
         print(f"  {model.name:<32} {', '.join(sorted(model.tags))}".rstrip())
+    for entry in chosen_entries(options.models):
+        print(f"  {entry.name:<48} {entry.architecture}".rstrip())
     print("\nChecks")
     for check in sorted(chosen_checks(), key=lambda check: list(map(clause_order, check.clauses))):
         print(f"  {', '.join(check.clauses):<12} {check.name}")
@@ -100,7 +129,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m conformance", description=__doc__.split("\n")[0])
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     runs = commands.add_parser("run", help="run the checks and show the table")
-    runs.add_argument("--models", default=ALL, metavar="NAMES", help="comma list, or all (default)")
+    runs.add_argument("--models", default=TINY, metavar="NAMES", help=_MODELS)
     runs.add_argument("--checks", default=ALL, metavar="NAMES", help="comma list of checks or clauses, such as R1,S1")
     runs.add_argument("--device", default=Settings.device, help="cpu, cuda, cuda:1, ... (default: %(default)s)")
     runs.add_argument("--without-shim", action="store_true", help="judge upstream as it is")
@@ -113,6 +142,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     runs.add_argument("-n", dest="workers", metavar="N", help="processes, by pytest-xdist; auto: one a core")
     runs.add_argument("--report", metavar="PATH", help="write the verdicts there, as JSON lines")
+    runs.add_argument("--resume", action="store_true", help="take over what the report in --report holds already")
     runs.add_argument("--junit", metavar="PATH", help="write JUnit XML there")
     runs.add_argument("--shrink", action="store_true", help="make failing scenarios small (slow)")
     runs.set_defaults(command=run)
@@ -120,8 +150,15 @@ def _parser() -> argparse.ArgumentParser:
     reports.add_argument("paths", nargs="+", type=Path, metavar="PATH")
     reports.add_argument("--markdown", action="store_true", help="as Markdown, for a README")
     reports.add_argument("--svg", metavar="PATH", help="draw the tables side by side, as a picture")
+    reports.add_argument("--models-markdown", metavar="PATH", help="write the page of every model type there")
     reports.set_defaults(command=report)
+    benches = commands.add_parser("bench", help="measure what a mixed batch costs, side by side")
+    benches.add_argument("what", choices=["routing"], help="routing: a trace, a call, a layer call, beside PEFT's own")
+    benches.add_argument("--seconds", type=float, default=3.0, help="for each comparison (default: %(default)s)")
+    benches.add_argument("--json", metavar="PATH", help="write the measurements there")
+    benches.set_defaults(command=bench)
     lists = commands.add_parser("list", help="list the models and the checks")
+    lists.add_argument("--models", default=TINY, metavar="NAMES", help=_MODELS)
     lists.set_defaults(command=list_all)
     return parser
 
@@ -133,10 +170,13 @@ def _positive(text: str) -> int:
     return number
 
 
-def _pytest_arguments(options: argparse.Namespace, report_path: Path) -> List[str]:
-    """Return pytest's arguments for this run, which no configuration of the user's is to change."""
+def _pytest_arguments(options: argparse.Namespace, report_path: Path, done: Optional[Path]) -> List[str]:
+    """Return pytest's arguments for this run, which no configuration of the user's is to change; none for no work."""
+    files = _files_with_work(options, read(done) if done else None)
+    if not files:
+        return []
     arguments = [
-        str(_PACKAGE / "test_contract.py"),
+        *(str(_PACKAGE / file) for file in files),
         f"--rootdir={_PACKAGE.parent}",
         f"--confcutdir={_PACKAGE}",
         *("-c", os.devnull),
@@ -152,6 +192,8 @@ def _pytest_arguments(options: argparse.Namespace, report_path: Path) -> List[st
         f"--conformance-examples={options.examples}",
         f"--conformance-report={report_path}",
     ]
+    if done:
+        arguments.append(f"--conformance-done={done}")
     if options.shrink:
         arguments.append("--conformance-shrink")
     if options.junit:
@@ -159,6 +201,29 @@ def _pytest_arguments(options: argparse.Namespace, report_path: Path) -> List[st
     if options.workers:
         arguments += ["-p", "xdist.plugin", "-n", options.workers]
     return arguments
+
+
+def _files_with_work(options: argparse.Namespace, done: Optional[Report]) -> List[str]:
+    """Return the test files with anything left to do: pytest takes an empty one for a skipped test."""
+    verdicts = done.verdicts if done else ()
+    files = []
+    if remaining_pairs(chosen_pairs(options.models, options.checks), verdicts):
+        files.append("test_contract.py")
+    if remaining_entries(chosen_entries(options.models), verdicts):
+        files.append("test_every.py")
+    return files
+
+
+def _done_before(options: argparse.Namespace, report_path: Path, copy: Path) -> Optional[Path]:
+    """Return where the verdicts of the run that this one goes on with were put; None where there are none."""
+    if not options.resume:
+        return None
+    if not options.report:
+        raise _UsageError("--resume needs --report: the report that holds what is done already")
+    if not report_path.exists():
+        return None
+    write(copy, read(report_path))
+    return copy
 
 
 def _run_pytest(arguments: List[str], workers: Optional[str]) -> int:

@@ -14,19 +14,37 @@ from typing import TYPE_CHECKING, Any, Dict, List, Optional, Set, Tuple
 import pytest
 
 from conformance.report.environment import header
-from conformance.report.jsonl import Report, Writer, footer, verdict_from_json, verdict_to_json
-from conformance.selection import ALL, UnknownChoiceError, chosen_checks, chosen_models
+from conformance.report.jsonl import Report, Writer, footer, read, verdict_from_json, verdict_to_json
+from conformance.selection import (
+    ALL,
+    EVERY,
+    TINY,
+    UnknownChoiceError,
+    chosen_checks,
+    chosen_entries,
+    chosen_models,
+    chosen_pairs,
+    remaining_entries,
+    remaining_pairs,
+)
 from conformance.settings import Settings
+from conformance.sweep.finding import Finding, Judgement
+from conformance.sweep.stages import STAGES
 from conformance.verdict import Outcome, Verdict
 
 if TYPE_CHECKING:
     from _pytest.terminal import TerminalReporter
 
+    from conformance.checks import Check
+    from conformance.models import Model
+    from conformance.models.every.classes import Entry
+
 VERDICT = "conformance_verdict"
 DEVICE = "conformance_device"
 """The names under which a test's verdict and device travel on its report."""
 
-_TEST = "test_contract.py::test_model_keeps_contract["
+_CONTRACT = "test_contract.py::test_model_keeps_contract["
+_EVERY = "test_every.py::test_model_type_is_exact_or_refused["
 
 
 class Hooks:
@@ -53,7 +71,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="DEVICE",
         help="cpu, cuda, cuda:1, ... or auto",
     )
-    group.addoption("--conformance-models", default=ALL, metavar="NAMES", help="comma list of models, or all")
+    group.addoption(
+        "--conformance-models",
+        default=TINY,
+        metavar="NAMES",
+        help="comma list of models; tiny: those written by hand (default), all: every model type, every:TYPE: one",
+    )
     group.addoption(
         "--conformance-checks",
         default=ALL,
@@ -70,6 +93,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     group.addoption("--conformance-shrink", action="store_true", help="make failing scenarios small (slow)")
     group.addoption("--conformance-report", metavar="PATH", help="write the verdicts there, as JSON lines")
+    group.addoption("--conformance-done", metavar="PATH", help="a report whose verdicts are taken over, not run again")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -77,8 +101,8 @@ def pytest_configure(config: pytest.Config) -> None:
     models, checks = choice(config)
     try:
         # Only what was asked for is looked up: a session without the suite must not import its models.
-        if models != ALL:
-            chosen_models(models)
+        if models != TINY:
+            chosen_models(models), chosen_entries(models)
         if checks != ALL:
             chosen_checks(checks)
     except UnknownChoiceError as error:
@@ -92,9 +116,31 @@ def pytest_configure(config: pytest.Config) -> None:
 def choice(config: pytest.Config) -> Tuple[str, str]:
     """Return the models and the checks that were asked for, as they were written."""
     return (
-        config.getoption("conformance_models", default=ALL),
+        config.getoption("conformance_models", default=TINY),
         config.getoption("conformance_checks", default=ALL),
     )
+
+
+def pairs(config: pytest.Config) -> List[Tuple[Model, Check]]:
+    """Return the (model, check) to run: chosen, and not done before."""
+    return remaining_pairs(chosen_pairs(*choice(config)), done_before(config))
+
+
+def entries(config: pytest.Config) -> List[Entry]:
+    """Return the model types to sweep: chosen, and not done before."""
+    return remaining_entries(chosen_entries(choice(config)[0]), done_before(config))
+
+
+def done_before(config: pytest.Config) -> Tuple[Verdict, ...]:
+    """Return the verdicts that an earlier run found and this one takes over."""
+    path = config.getoption("conformance_done", default=None)
+    return read(Path(path)).verdicts if path else ()
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> Optional[bool]:
+    """Leave the sweep out where no model type was chosen: it would be one skipped test."""
+    sweeps = any(word.strip() == ALL or word.strip().startswith(EVERY) for word in choice(config)[0].split(","))
+    return True if collection_path.name == "test_every.py" and not sweeps else None
 
 
 def settings(config: pytest.Config) -> Settings:
@@ -149,11 +195,12 @@ class Recorder:
         """Take the verdict that the report carries, or make one of a test that could not give its own."""
         if not _is_ours(report.nodeid):
             return
-        properties = {name: str(value) for name, value in report.user_properties}
-        if report.when == "call" and VERDICT in properties:
-            self._take(report.nodeid, verdict_from_json(properties[VERDICT]), properties.get(DEVICE))
-        elif report.failed:
-            self._take(report.nodeid, _verdict_of_a_broken_test(report), None)
+        verdicts = [verdict_from_json(str(value)) for name, value in report.user_properties if name == VERDICT]
+        device = next((str(value) for name, value in report.user_properties if name == DEVICE), None)
+        if report.when != "call" or not verdicts:
+            verdicts = _verdicts_of_a_broken_test(report) if report.failed else []
+        for verdict in verdicts:
+            self._take(report.nodeid, verdict, device)
 
     def pytest_sessionfinish(self) -> None:
         """End the report; it is written even if nothing ran, lest an older one be taken for this run's."""
@@ -184,7 +231,7 @@ class Recorder:
         ours = {nodeid for nodeid in ids if _is_ours(nodeid)}
         if ours and not self._planned:
             self._planned = ours
-            self._config.hook.pytest_conformance_planned(count=len(ours))
+            self._config.hook.pytest_conformance_planned(count=sum(map(_verdicts_planned, ours)))
 
     def _take(self, nodeid: str, verdict: Verdict, device: Optional[str]) -> None:
         self._open(device)
@@ -200,24 +247,37 @@ class Recorder:
             self._header = header(settings(self._config), device)
             if self._writer:
                 self._writer.write(self._header)
+            for verdict in done_before(self._config):
+                self._verdicts.append(verdict)
+                if self._writer:
+                    self._writer.write_verdict(verdict)
 
 
 def _is_ours(nodeid: str) -> bool:
     """Whether a test is one of the suite's; its path is relative to whatever pytest took for the root."""
-    return f"/{_TEST}" in f"/{nodeid}"
+    return any(f"/{test}" in f"/{nodeid}" for test in (_CONTRACT, _EVERY))
 
 
-def _verdict_of_a_broken_test(report: pytest.TestReport) -> Verdict:
-    """Return the verdict on a test that died, or whose setup or teardown did."""
-    name = report.nodeid.split(_TEST, 1)[1].rstrip("]")
-    model, _, check = name.rpartition("-")  # models are kebab case, checks snake case
+def _verdicts_planned(nodeid: str) -> int:
+    """Return how many verdicts a test of ours gives: the sweep's one for each stage."""
+    return 1 if _CONTRACT in nodeid else len(STAGES)
+
+
+def _verdicts_of_a_broken_test(report: pytest.TestReport) -> List[Verdict]:
+    """Return the verdicts on a test that died, or whose setup or teardown did."""
     # pytest-xdist reports a worker that died under no phase that pytest knows.
     known = report.when in ("setup", "call", "teardown")
     detail = f"the {report.when} of the test failed" if known else "the test's process died"
     crash = getattr(report.longrepr, "reprcrash", None)
     said = str(crash.message if crash else report.longreprtext).strip().splitlines() or ["no word"]
+    detail = f"{detail}: {said[0]}"
+    if _EVERY in report.nodeid:
+        name = report.nodeid.split(_EVERY, 1)[1].rstrip("]")
+        return [Judgement(Finding.CRASHED, detail).verdict(name, stage, 0.0) for stage in STAGES]
+    name = report.nodeid.split(_CONTRACT, 1)[1].rstrip("]")
+    model, _, check = name.rpartition("-")  # models are kebab case, checks snake case
     clauses = next((found.clauses for found in chosen_checks() if found.name == check), ())
-    return Verdict(model, check, clauses, Outcome.ERROR, f"{detail}: {said[0]}")
+    return [Verdict(model, check, clauses, Outcome.ERROR, detail)]
 
 
 def _writable(path: Path) -> Path:

@@ -1,4 +1,8 @@
-"""Which checks run on which models: the words of an option, resolved to pairs in one fixed order."""
+"""Which checks run on which models: the words of an option, resolved to pairs in one fixed order.
+
+Models are named by comma lists: `tiny` is the models that are written by hand, for which all checks are; `all` is
+every model type of the installed transformers, which the sweep judges, and `every:TYPE` one of these.
+"""
 
 from __future__ import annotations
 
@@ -8,38 +12,67 @@ from typing import TYPE_CHECKING, Collection, Iterable, List, Tuple
 if TYPE_CHECKING:
     from conformance.checks import Check
     from conformance.models import Model
+    from conformance.models.every.classes import Entry
+    from conformance.verdict import Verdict
 
-ALL = "all"
+ALL, TINY, EVERY = "all", "tiny", "every:"
 
 
 class UnknownChoiceError(ValueError):
     """A model, check or clause was asked for that does not exist; the message lists those that do."""
 
 
-def chosen_models(wanted: str = ALL) -> List[Model]:
-    """Return the models that the comma list `wanted` names, by name."""
+def chosen_models(wanted: str = TINY) -> List[Model]:
+    """Return the models written by hand that the comma list `wanted` names, by name."""
     from conformance.models import MODELS
 
-    names = _words(wanted) or list(MODELS)
+    words = _words(wanted) or [TINY]
+    names = [word for word in words if word not in (ALL, TINY) and not word.startswith(EVERY)]
     _refuse_unknown("model", names, MODELS)
-    return [MODELS[name] for name in sorted(set(names))]
+    return [MODELS[name] for name in sorted(MODELS if TINY in words else set(names))]
+
+
+def chosen_entries(wanted: str = TINY) -> List[Entry]:
+    """Return the model types that the comma list `wanted` names, base classes and heads, by name."""
+    words = [word for word in _words(wanted) if word == ALL or word.startswith(EVERY)]
+    if not words:
+        return []
+    from conformance.models.every.classes import entries
+
+    known = {entry.name: entry for entry in entries()}
+    types = {entry.name.split("+")[0] for entry in known.values()}
+    _refuse_unknown("model type", [word for word in words if word != ALL], {*known, *types})
+    return [entry for name, entry in known.items() if ALL in words or name in words or name.split("+")[0] in words]
 
 
 def chosen_checks(wanted: str = ALL) -> List[Check]:
     """Return the checks that the comma list `wanted` names or whose clauses it names, by name."""
     from conformance.checks import CHECKS
 
-    words = set(_words(wanted) or CHECKS)
+    words = set(_words(wanted))
+    words = set(CHECKS) if ALL in words or not words else words
     clauses = sorted({clause for check in CHECKS.values() for clause in check.clauses}, key=clause_order)
     _refuse_unknown("check or clause", words, [*CHECKS, *clauses])
     return [check for name, check in sorted(CHECKS.items()) if words.intersection((name, *check.clauses))]
 
 
-def chosen_pairs(models: str = ALL, checks: str = ALL) -> List[Tuple[Model, Check]]:
+def chosen_pairs(models: str = TINY, checks: str = ALL) -> List[Tuple[Model, Check]]:
     """Return each (model, check) that was chosen and applies, sorted, so that all workers see one order."""
     return [
         (model, check) for model in chosen_models(models) for check in chosen_checks(checks) if check.applies_to(model)
     ]
+
+
+def remaining_pairs(pairs: Iterable[Tuple[Model, Check]], done: Iterable[Verdict]) -> List[Tuple[Model, Check]]:
+    """Return the pairs without a verdict."""
+    judged = {(verdict.model, verdict.check) for verdict in done}
+    return [(model, check) for model, check in pairs if (model.name, check.name) not in judged]
+
+
+def remaining_entries(entries: Iterable[Entry], done: Iterable[Verdict]) -> List[Entry]:
+    """Return the model types without a verdict; a type's stages are judged together, or not at all."""
+    judged = {verdict.model for verdict in done}
+    return [entry for entry in entries if entry.name not in judged]
 
 
 def clause_order(clause: str) -> Tuple[int, str, int]:
@@ -51,9 +84,8 @@ def clause_order(clause: str) -> Tuple[int, str, int]:
 
 
 def _words(wanted: str) -> List[str]:
-    """Split a comma list; an empty one, and "all", give none."""
-    words = [word.strip() for word in wanted.split(",") if word.strip()]
-    return [] if ALL in words else words
+    """Split a comma list."""
+    return [word.strip() for word in wanted.split(",") if word.strip()]
 
 
 def _refuse_unknown(kind: str, words: Iterable[str], known: Collection[str]) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
-from contextlib import contextmanager
+import pkgutil
+from contextlib import contextmanager, suppress
 from typing import Any, Dict, Iterator, List, Mapping, Sequence, Tuple, Type
 
 
@@ -54,6 +56,7 @@ class RoutingProbe:
 
     def __init__(self, model: Any, inputs: Mapping[str, Any], names: Sequence[str]) -> None:
         import torch
+
         from shim.batch import resolve
         from shim.routing.inputs import Inputs
         from shim.routing.layers import RowGroups
@@ -77,7 +80,8 @@ class RoutingProbe:
         route = Replay(self._plan, self._batch, self._groups)
         for layer, x in self._calls:
             call = route.next_call(layer, (x,))
-            self._groups.of(layer, call.rules[0], x.device)
+            if call.rules[0] is not None:
+                self._groups.of(layer, call.rules[0], x.device)
 
     def prepare_call(self) -> None:
         """Check the names and the model, and find the plan: all that a call does once."""
@@ -146,6 +150,16 @@ def _patchable() -> Dict[str, Any]:
 
 def _changed(before: Dict[str, Any], after: Dict[str, Any]) -> List[str]:
     return sorted(n for n in {*before, *after} if before.get(n, after) is not after.get(n, before))
+
+
+def import_whole_shim() -> None:
+    """Import every module of the shim that can be, so that all calls of a long run are of one version of it."""
+    import shim
+
+    for module in pkgutil.walk_packages(shim.__path__, "shim."):
+        if not module.name.endswith("__main__"):
+            with suppress(ImportError):  # a module for packages that are not installed
+                importlib.import_module(module.name)
 
 
 def takes_owners() -> bool:

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Callable, Iterator
+from typing import TYPE_CHECKING, Callable
 
 import pytest
 
 from conformance import plugin
 from conformance.report.environment import device_name
-from conformance.selection import chosen_pairs
-from conformance.settings import Settings
-from conformance.shim_switch import shim_installed
 from conformance.verdict import Outcome, Verdict
 
 if TYPE_CHECKING:
     from conformance.checks import Check
     from conformance.models import Model
+    from conformance.settings import Settings
 
 # A verdict is about answers: upstream's warnings are not ours to judge, whatever a user's `-W error` says.
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -27,17 +25,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if not manager.is_registered(plugin):
         # A checkout that is not installed has no entry point: no options, but the table all the same.
         manager.register(plugin, "conformance.plugin")
-    pairs = chosen_pairs(*plugin.choice(metafunc.config))
+    pairs = plugin.pairs(metafunc.config)
     ids = [f"{model.name}-{check.name}" for model, check in pairs]
     metafunc.parametrize(("model", "check"), pairs, ids=ids)
-
-
-@pytest.fixture(scope="module")  # and not "session": a user's own tests come after it without the shim
-def settings(request: pytest.FixtureRequest) -> Iterator[Settings]:
-    """Yield the run's settings, with the shim installed where they want it."""
-    chosen = plugin.settings(request.config)
-    with shim_installed(chosen.with_shim):
-        yield chosen
 
 
 def test_model_keeps_contract(

@@ -35,7 +35,8 @@ class Verdict:
 
     error: the worst relative error seen; separation: the least relative distance between adapters on a row
     (the power of the comparison); both None where nothing was compared. `reproduction` is Python that can be
-    pasted at a prompt.
+    pasted at a prompt. `finding` and `route` are the sweep's: its finer word for the outcome, and the way that the
+    shim took.
     """
 
     model: str
@@ -48,6 +49,8 @@ class Verdict:
     separation: Optional[float] = None
     examples: int = 0
     seconds: float = 0.0
+    finding: str = ""
+    route: str = ""
 
     def to_record(self) -> Dict[str, Any]:
         """Return the verdict as JSON-ready data."""

@@ -11,15 +11,15 @@ from conformance.report.summary import MARKS, extremes, facts, failures, grid, h
 def render(report: Report) -> str:
     """Return the table, the legend, the failures and the refusals as GitHub's Markdown."""
     content = grid(report.verdicts)
-    lines = [f"**{_escaped(headline(report))}**  ", _escaped(facts(report)), ""]
-    lines += [_row(["model", *content.clauses]), _row(["---", *(":-:" for _ in content.clauses)])]
+    lines = [f"**{escaped(headline(report))}**  ", escaped(facts(report)), ""]
+    lines += [row(["model", *content.clauses]), row(["---", *(":-:" for _ in content.clauses)])]
     for model, outcomes in content.rows:
-        lines.append(_row([_escaped(model), *(MARKS[outcome].symbol for outcome in outcomes)]))
+        lines.append(row([escaped(model), *(MARKS[outcome].symbol for outcome in outcomes)]))
     lines += ["", "  ".join(f"{mark.symbol} {mark.meaning}" for mark in MARKS.values())]
     lines += _failures(report) + _refusals(report)
     measured = extremes(report)
     if measured:
-        lines += ["", _escaped(measured)]
+        lines += ["", escaped(measured)]
     return "\n".join(lines) + "\n"
 
 
@@ -29,8 +29,8 @@ def _failures(report: Report) -> List[str]:
         clauses = ", ".join(verdict.clauses)
         lines += [
             "",
-            f"**{_escaped(verdict.model)}**, `{verdict.check}` ({clauses}), {verdict.outcome.value}: "
-            f"{_escaped(verdict.detail)}",
+            f"**{escaped(verdict.model)}**, `{verdict.check}` ({clauses}), {verdict.outcome.value}: "
+            f"{escaped(verdict.detail)}",
         ]
         if verdict.reproduction:
             lines += ["", "```python", verdict.reproduction.rstrip("\n"), "```"]
@@ -41,15 +41,16 @@ def _refusals(report: Report) -> List[str]:
     found = refusals(report)
     lines = ["", "Refused, and so neither wrong nor shown:", ""] if found else []
     return lines + [
-        f"- **{_escaped(model)}** ({', '.join(clauses)}): {_escaped(reason)}" for model, clauses, reason in found
+        f"- **{escaped(model)}** ({', '.join(clauses)}): {escaped(reason)}" for model, clauses, reason in found
     ]
 
 
-def _row(cells: Sequence[str]) -> str:
+def row(cells: Sequence[str]) -> str:
+    """Return one line of a table."""
     return f"| {' | '.join(cells)} |"
 
 
-def _escaped(text: str) -> str:
+def escaped(text: str) -> str:
     """Return text that Markdown shows as it is, on one line."""
     for special in "\\`*_|<>[]":
         text = text.replace(special, f"\\{special}")

@@ -6,8 +6,11 @@ from io import StringIO
 from typing import Any, List, Tuple
 
 from conformance.report.jsonl import Report
+from conformance.report.models import count_lines, swept
 from conformance.report.summary import MARKS, Grid, extremes, facts, failures, grid, headline, refusals
 from conformance.verdict import Outcome, Verdict
+
+_MOST_REFUSALS = 40
 
 Line = Tuple[str, str]
 """A line and its colour, in rich's words."""
@@ -15,9 +18,12 @@ Line = Tuple[str, str]
 
 def render(report: Report, *, color: bool = False, unicode: bool = True, reproductions: bool = True) -> str:
     """Return the report as text; coloured by rich where it is installed and `color` is wanted."""
-    content = grid(report.verdicts)
+    content = grid([verdict for verdict in report.verdicts if not verdict.finding])
     above = [(facts(report), "")]
-    below = [(_legend(unicode), "dim"), *_failures(report, reproductions), *_refusals(report)]
+    below = [(_legend(unicode), "dim")] if content.rows else []
+    below += [*_failures(report, reproductions), *_refusals(report)]
+    counted = count_lines(swept(report))
+    below += [("", ""), *((line, "") for line in counted)] if counted else []
     measured = extremes(report)
     if measured:
         below += [("", ""), (measured, "")]
@@ -54,6 +60,8 @@ def _with_rich(content: Grid, above: List[Line], below: List[Line], color: bool,
         color_system="standard" if color else None,
         legacy_windows=False,
     )
+    for line, style in above:
+        console.print(Text(line, style=style), soft_wrap=True)
     table = Table(box=box.SIMPLE_HEAD if unicode else box.ASCII, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("model", no_wrap=True)
     for clause in content.clauses:
@@ -61,9 +69,8 @@ def _with_rich(content: Grid, above: List[Line], below: List[Line], color: bool,
     for model, outcomes in content.rows:
         cells = [Text(_symbol(outcome, unicode), style=MARKS[outcome].color) for outcome in outcomes]
         table.add_row(Text(model), *cells)
-    for line, style in above:
-        console.print(Text(line, style=style), soft_wrap=True)
-    console.print(table)
+    if content.rows:
+        console.print(table)
     for line, style in below:
         console.print(Text(line, style=style), soft_wrap=True)
     return text.getvalue()
@@ -75,7 +82,8 @@ def _plain(content: Grid, above: List[Line], below: List[Line], unicode: bool) -
     for model, outcomes in content.rows:
         cells = [_symbol(outcome, unicode).center(len(clause)) for outcome, clause in zip(outcomes, content.clauses)]
         rows.append("  ".join([model.ljust(wide), *cells]).rstrip())
-    lines = [line for line, _ in above] + [""] + rows + [""] + [line for line, _ in below]
+    shown = ["", *rows, ""] if content.rows else []
+    lines = [line for line, _ in above] + shown + [line for line, _ in below]
     return "\n".join(lines) + "\n"
 
 
@@ -100,7 +108,9 @@ def _failures(report: Report, reproductions: bool) -> List[Line]:
 def _refusals(report: Report) -> List[Line]:
     found = refusals(report)
     lines: List[Line] = [("", ""), ("Refused, and so neither wrong nor shown:", "yellow")] if found else []
-    return lines + [(f"  {model} ({', '.join(clauses)}): {reason}", "") for model, clauses, reason in found]
+    lines += [(f"  {model} ({', '.join(clauses)}): {reason}", "") for model, clauses, reason in found[:_MOST_REFUSALS]]
+    more = len(found) - _MOST_REFUSALS
+    return lines + ([(f"  and {more} more, which --models-markdown lists", "")] if more > 0 else [])
 
 
 def _title(verdict: Verdict) -> str:

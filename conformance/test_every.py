@@ -1,0 +1,51 @@
+"""What `--conformance-models all` collects: one test for each class of the installed transformers.
+
+Each is judged in a child process of its own, so that one that crashes or hangs is one verdict and not the end.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Callable
+
+import pytest
+
+from conformance import plugin
+from conformance.report.environment import device_name
+from conformance.verdict import Outcome
+
+if TYPE_CHECKING:
+    from conformance.models.every.classes import Entry
+    from conformance.settings import Settings
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Give the test its model types, in one order on every worker."""
+    entries = plugin.entries(metafunc.config)
+    metafunc.parametrize("entry", entries, ids=[entry.name for entry in entries])
+
+
+@pytest.fixture(scope="module")
+def ready() -> None:
+    """Import once what every child process needs, and keep to one thread: a child inherits both."""
+    from conformance.sweep.workshop import prepare
+
+    prepare()
+
+
+def test_model_type_is_exact_or_refused(
+    entry: Entry, settings: Settings, ready: None, record_property: Callable[[str, object], None]
+) -> None:
+    """Hand the verdicts of all stages to the report; fail where one of them fails the run."""
+    from conformance.sweep.workshop import judged
+
+    verdicts = judged(entry, settings)
+    for verdict in verdicts:
+        record_property(plugin.VERDICT, plugin.packed(verdict))
+    record_property(plugin.DEVICE, device_name("cpu") or "cpu")
+    failed = [verdict for verdict in verdicts if verdict.outcome.fails_the_run]
+    if failed:
+        pytest.fail("\n\n".join(map(plugin.explained, failed)), pytrace=False)
+    if not any(verdict.outcome is Outcome.PASS for verdict in verdicts):
+        pytest.skip(f"{verdicts[0].finding}: {verdicts[0].detail}")

@@ -1,0 +1,33 @@
+"""`bench routing` on a model too small to say anything: that it measures what it says, not how much."""
+
+import json
+
+from conformance.__main__ import main
+from conformance.bench import routing
+from conformance.shim_switch import RoutingProbe
+
+
+def test_every_question_has_a_row_and_a_unit():
+    rows = routing.measure(layers=1, width=16, seconds=0)
+    names = [row.name for row in rows]
+    assert len(set(names)) == len(names)
+    for part in ("trace, 8 x 16", "per layer call", "32 adapters loaded", "8 x 128 tokens, 8 adapters: beside PEFT"):
+        assert any(part in name for name in names), part
+    assert all(row.value > 0 and row.unit for row in rows)
+
+
+def test_the_probe_counts_every_layer_call():
+    model = routing._model(1, 16, 2)
+    probe = RoutingProbe(model, routing._inputs(2, 3), ["a0", "a1"])
+    assert probe.layer_calls == len(routing.TARGETS)
+    probe.look_up_layer_calls()
+    probe.prepare_call()
+
+
+def test_the_command_prints_a_table_and_writes_json(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(routing, "measure", lambda seconds: [routing.Row("a trace", 2.5, "x a forward", 6.0)])
+    assert main(["bench", "routing", "--json", str(tmp_path / "bench.json")]) == 0
+    assert "a trace" in capsys.readouterr().out
+    written = json.loads((tmp_path / "bench.json").read_text())
+    assert written["rows"][0]["value"] == 2.5
+    assert written["packages"]["torch"]
