@@ -9,26 +9,7 @@ import shim
 from shim.errors import Unroutable
 from shim.routing import one_pass, plans
 from tests.shim.routing.bodies import APART, MIXING
-
-NAMES = ["ann", "__base__", "ben", "ann"]
-
-
-def samples(count, seed=1, length=6):
-    return torch.randn(count, length, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
-
-
-X = samples(4)
-
-
-def check_rows(model, alone, x, names):
-    """Check each row of a mixed call against the same row of the batch under its adapter alone."""
-    with torch.no_grad():
-        mixed = model(x, adapter_names=names)
-    whole = {name: alone(model, name, x) for name in set(names)}
-    for row, name in enumerate(names):
-        torch.testing.assert_close(mixed[row], whole[name][row], rtol=1e-9, atol=1e-12)
-        for other in set(names) - {name}:
-            assert (whole[other][row] - whole[name][row]).abs().max() > 1e-4, "the adapters are too alike"
+from tests.shim.routing.rows_alone import NAMES, X, check_rows, samples
 
 
 @pytest.mark.parametrize("body", APART)
@@ -71,109 +52,6 @@ def test_rows_are_exact_for_any_names_and_numbers(data):
         check_rows(make_adapted(body), run_alone, samples(count, seed=2), names)
     finally:
         shim.uninstall()
-
-
-# ---- plans: made once, general after two lengths, never stale
-
-
-def counting(body):
-    """`body`, and the list of the lengths of the batches that it has run on."""
-    calls = []
-
-    def counted(toy, x):
-        calls.append(tuple(x.shape[:2]))
-        return body(toy, x)
-
-    return counted, calls
-
-
-def test_one_extra_forward_for_a_structure_and_none_afterwards(adapted):
-    body, calls = counting(APART[0])
-    model = adapted(body)
-    for names in (NAMES, NAMES, NAMES[::-1]):
-        model(X, adapter_names=names)
-    assert calls == [(4, 6)] * 4  # the trace, and three calls
-
-
-def test_two_lengths_make_a_plan_for_every_length(adapted, alone):
-    body, calls = counting(APART[0])
-    model = adapted(body)
-    for length in (6, 5, 9, 2):
-        check_rows(model, alone, samples(4, length=length), NAMES)
-    mixed = [length for count, length in calls]
-    assert [mixed.count(length) for length in (6, 5, 9, 2)] == [5, 5, 4, 4]  # three are the references
-
-
-def test_blocks_are_as_long_as_the_dimension_that_they_followed(adapted, alone):
-    body, calls = counting(APART[5])
-    assert APART[5].__name__ == "tokens_as_rows"
-    model = adapted(body)
-    for length in (5, 7, 9):
-        check_rows(model, alone, samples(4, length=length), NAMES)
-    assert calls.count((4, 9)) == 4
-
-
-def test_a_layout_that_changes_with_the_length_is_traced_again(adapted, alone):
-    def body(toy, x):
-        if x.shape[1] > 8:  # long ones are folded
-            return toy.linear(x.reshape(len(x) * 2, -1, 4)).reshape(x.shape)
-        return toy.linear(x)
-
-    model = adapted(body)
-    for length in (6, 5, 10, 12, 3):
-        check_rows(model, alone, samples(4, length=length), NAMES)
-
-
-def test_a_transposition_that_comes_with_the_length_does_not_slip_through(adapted, alone):
-    def body(toy, x):
-        if x.shape[1] == 7:
-            return toy.linear(x.transpose(0, 1)).transpose(0, 1)
-        return toy.linear(x)
-
-    model = adapted(body)
-    for length in (6, 5, 7):
-        check_rows(model, alone, samples(4, length=length), NAMES)
-
-
-def test_control_flow_that_hangs_on_data_is_met_by_the_guard(adapted, alone):
-    def body(toy, x):
-        y = toy.linear(x)
-        return toy.linear(y) if bool(x[0, 0, 0] > 0) else y
-
-    model = adapted(body)
-    for sign in (1, -1, 1):
-        x = X.abs() * sign
-        check_rows(model, alone, x, NAMES)
-
-
-def test_layers_that_are_added_after_a_plan_are_seen(adapted, alone):
-    import peft
-
-    model = adapted(lambda toy, x: toy.linear(toy.other(x)))
-    check_rows(model, alone, X, NAMES)
-    config = peft.LoraConfig(r=2, target_modules=["other"], init_lora_weights=False)
-    model.add_adapter("cat", config)
-    model.double().eval()
-    check_rows(model, alone, X, ["cat", "ann", "ben", "__base__"])
-    model.delete_adapter("cat")
-    check_rows(model, alone, X, NAMES)
-
-
-def test_a_body_that_is_changed_after_its_plan_is_traced_again_or_right(adapted, alone):
-    model = adapted(APART[0])
-    check_rows(model, alone, X, NAMES)
-    model.get_base_model().body = APART[1]
-    check_rows(model, alone, X, NAMES)
-
-
-def test_a_reason_is_kept_like_a_plan(adapted):
-    body, calls = counting(MIXING[0])
-    model = adapted(body)
-    shim.install(fallback="refuse")
-    for _ in range(3):
-        with pytest.raises(shim.RefusedError):
-            model(X, adapter_names=NAMES)
-    assert len(calls) == 1
 
 
 # ---- failures and threads
