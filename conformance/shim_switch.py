@@ -106,6 +106,16 @@ def declines() -> Tuple[Type[BaseException], ...]:
     return (shim.RefusedError, shim.AdapterNamesError)
 
 
+def allow_mixed_outputs(names: Sequence[str]) -> bool:
+    """Let these outputs be made of several samples from now on, and no others; return whether there is a shim to ask."""
+    import shim
+
+    if not any(status.applied for status in shim.status()):
+        return False
+    shim.install(mixed_outputs=list(names))
+    return True
+
+
 def reinstalling_faults() -> List[str]:
     """Install, install again and uninstall; return what the second install changed or uninstalling left.
 

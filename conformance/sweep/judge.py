@@ -9,7 +9,7 @@ from conformance.compare import Evidence, Mismatch, Tier, Vacuous, compare_row, 
 from conformance.models.every.batch import Batch
 from conformance.models.every.senses import unfed
 from conformance.scenarios import BASE
-from conformance.shim_switch import declines, explained, takes_owners
+from conformance.shim_switch import allow_mixed_outputs, declines, explained, takes_owners
 from conformance.sweep.adapted import ADAPTERS, CannotAdapt, with_adapters
 from conformance.sweep.finding import Finding, Judgement
 from conformance.sweep.reference import Reference, run
@@ -34,6 +34,8 @@ class Tally:
     route: str = "unknown"
     owners: bool = False
     """Whether the calls say whose the rows of packed inputs are."""
+    allowed: bool = False
+    """Whether the outputs without rows of their own are allowed to be made of several samples."""
     notes: List[str] = field(default_factory=list)
 
     def note(self, text: str) -> None:
@@ -64,6 +66,7 @@ def judge(model: Any, modules: Sequence[str], parameters: Sequence[str], batches
     Raises:
         CannotAdapt: PEFT cannot run the model under a single one of these adapters.
     """
+    allow_mixed_outputs([])
     adapted = with_adapters(model, modules, parameters)
     tally = Tally(tier)
     for drawing, batch in batches:
@@ -111,7 +114,7 @@ def _judge_batch(adapted: Any, drawing: Drawing, batch: Batch, tally: Tally) -> 
     for samples in drawing.calls if reference.batchable else (tuple(range(batch.samples)),):
         names = [NAMES[sample] for sample in samples]
         called = batch.of(samples)
-        outputs = _mixed(adapted, called, names, tally)
+        outputs = _mixed(adapted, called, names, tally, reference.rowless)
         tally.calls += 1
         for position, sample in enumerate(samples):
             where = f"row {position} under {names[position]!r} of {names}"
@@ -139,19 +142,26 @@ def _reference(adapted: Any, batch: Batch, tier: Tier) -> Reference:
         raise CannotAdapt(f"PEFT's own run under one adapter raises {type(error).__name__}: {error}") from error
 
 
-def _mixed(adapted: Any, batch: Batch, names: List[str], tally: Tally) -> Dict[str, Any]:
-    """Make the call; where it is declined and the batch is packed, say whose each row is and make it again."""
+def _mixed(adapted: Any, batch: Batch, names: List[str], tally: Tally, rowless: Sequence[str]) -> Dict[str, Any]:
+    """Make the call; where it is declined, say whose the rows of a packed batch are and make it again.
+
+    Where that is no matter and some outputs have no rows, since they compare samples or add them up, allow these.
+    """
     more: Dict[str, Any] = {"owners": batch.owners} if tally.owners else {}
     if not tally.calls:
         tally.route = _route(adapted, batch, names, tally, **more)
     try:
         return run(adapted, batch, adapter_names=names, **more)
     except declines():
-        if tally.owners or not batch.owners or not takes_owners():
+        if not tally.owners and batch.owners and takes_owners():
+            tally.owners = True
+            tally.note("told whose the rows of its packed inputs are")
+        elif not tally.allowed and rowless and allow_mixed_outputs(rowless):
+            tally.allowed = True
+            tally.note("allowed to make these of several samples")
+        else:
             raise
-        tally.owners = True
-        tally.note("told whose the rows of its packed inputs are")
-        return _mixed(adapted, batch, names, tally)
+        return _mixed(adapted, batch, names, tally, rowless)
     except Exception as error:
         raise _Raised(f"{type(error).__name__}: {error}") from error
 

@@ -94,6 +94,18 @@ def test_a_refusal_is_a_refusal(wrongly):
     assert not verdict.outcome.fails_the_run
 
 
+def test_outputs_that_compare_samples_are_allowed_and_said():
+    from shim import policy
+
+    verdicts = found_of(Entry("clip", "base", "CLIPModel"))
+    linear = verdicts["linear_layers"]
+    assert finding_of(linear) is Finding.ONE_PASS
+    assert "logits_per_image" in linear.detail
+    assert "allowed to make these of several samples" in linear.detail
+    found_of(BERT)
+    assert not policy.chosen().mixed_outputs  # the next model starts without
+
+
 def test_any_other_error_is_a_crash(wrongly):
     wrongly(lambda call: [][0])
     verdict = found_of(BERT)["linear_layers"]
