@@ -107,7 +107,7 @@ def declines() -> Tuple[Type[BaseException], ...]:
 
 
 def allow_mixed_outputs(names: Sequence[str]) -> bool:
-    """Let these outputs, and no others, be made of several samples from now on; return whether a shim is there to ask."""
+    """Let only these outputs be made of several samples from now on; return whether a shim is there to ask."""
     import shim
 
     if not any(status.applied for status in shim.status()):
