@@ -49,13 +49,13 @@ BROKEN = {
     "each_row_uses_its_own_saved_module": ROWS - {"integers"},
     "rows_without_a_saved_module_use_the_base_one": ROWS,
     # deleting the active adapter leaves a mixture of the others, or a name that is gone (not in VERSIONS: found here)
-    "adapters_stay_right_after_loading_and_deleting": ROWS - {"integers"},
+    "adapters_stay_right_after_loading_and_deleting": ROWS,
     # beams that are not given by keyword (none of these models is Whisper, whose generate repeats rows itself)
     "beams_by_generation_config_are_the_rows_own": {"llama", "t5"},
     "beams_of_the_models_own_config_are_the_rows_own": {"llama", "t5"},
-    # hooks left behind (#3475); XLNet's refusals come before a hook is placed
+    # hooks left behind (#3475)
     "failure_leaves_no_trace": set(SHOWN),
-    "a_refused_call_leaves_no_trace": set(SHOWN) - {"xlnet"},
+    "a_refused_call_leaves_no_trace": set(SHOWN),
     # names ignored: by other tuners, and while adapters are disabled
     "no_tuner_ignores_the_names": ROWS,
     "the_names_are_used_whatever_is_active": ROWS,
@@ -66,7 +66,9 @@ BROKEN = {
 
 @pytest.mark.parametrize("name", sorted(set(CHECKS) - {"threads_do_not_affect_each_other"}))
 def test_a_check_fails_on_upstream_exactly_where_upstream_is_broken(name):
-    settings = Settings(with_shim=False, examples=2)
+    # More scenarios where something is broken, since a single one may be right by luck: which are drawn depends on the
+    # constants in the modules that happen to be imported (hypothesis collects them).
+    settings = Settings(with_shim=False, examples=6 if name in BROKEN else 2)
     verdicts = {model: examine(MODELS[model], CHECKS[name], settings) for model in SHOWN}
     failed = {model for model, verdict in verdicts.items() if verdict.outcome is Outcome.FAIL}
     assert failed == BROKEN.get(name, set()), {m: v.detail for m, v in verdicts.items()}
