@@ -58,6 +58,7 @@ class RoutingProbe:
         import torch
 
         from shim.batch import resolve
+        from shim.routing.explain import forward_of
         from shim.routing.inputs import Inputs
         from shim.routing.layers import RowGroups
         from shim.routing.plans import plan_for
@@ -65,8 +66,7 @@ class RoutingProbe:
         self._model, self._inputs, self._names = model, Inputs(dict(inputs)), list(names)
         with shim_installed(True):
             batch = resolve(model, self._names)
-            forward = type(model).forward.__wrapped__.__get__(model)
-            self._plan = plan_for(forward, batch, self._inputs, range(len(names)), {})
+            self._plan = plan_for(forward_of(model), batch, self._inputs, range(len(names)), {})
         self._batch, self._groups = batch, RowGroups(batch)
         layers = dict(batch.layers)
         blank = [torch.empty([size or 1 for size in call.shape]) for call in self._plan.calls]

@@ -76,8 +76,8 @@ _KNOWN: weakref.WeakKeyDictionary[Any, _Known] = weakref.WeakKeyDictionary()
 def layers_in_evaluation(model: Any, adapters: Set[str]) -> Optional[Layers]:
     """Return the adapted layers of a model all of whose modules are in evaluation mode and none is compiled.
 
-    None where one is not, or the layers changed: look closer, by `walk`. Every call does this, so it goes over
-    the modules once and gathers no names.
+    None where one is not: look closer, by `walk`. Every call does this, so it goes over the modules once, and
+    gathers names only where the layers are others than at the last call.
     """
     found: List[Any] = []
     seen: Set[int] = set()

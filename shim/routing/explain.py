@@ -9,7 +9,6 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 from shim import policy
 from shim.batch import MixedBatch, resolve
 from shim.errors import RefusedError, Unroutable
-from shim.no_trace import generators_restored
 from shim.routing.inputs import Inputs, check_known, check_owners, check_sample_count
 from shim.routing.layers import RowGroups
 from shim.routing.one_pass import check_layers, decided_by_data, prefers_live
@@ -73,7 +72,7 @@ def explain(
     check_sample_count(batch, given, known)
     if len(batch.groups) == 1:
         return Explanation("plain")
-    function = _forward_of(model)
+    function = forward_of(model)
     try:
         check_known(given)
         plan = plan_for(function, batch, given, range(len(batch.names)), known)
@@ -96,7 +95,7 @@ def explain(
     return Explanation("live", "", layers)
 
 
-def _forward_of(model: Any) -> Any:
+def forward_of(model: Any) -> Any:
     """Return the forward of `model` below the shim's wrapper."""
     forward = type(model).forward
     return functools.partial(getattr(forward, "__wrapped__", forward), model)
@@ -108,8 +107,7 @@ def _fallback(
     if policy.chosen().fallback == policy.REFUSE:
         return Explanation("refuse", reason, layers)
     try:
-        with generators_restored():
-            rehearse(functools.partial(forward_and_caches, function), batch, inputs, "forward")
+        rehearse(functools.partial(forward_and_caches, function), batch, inputs, "forward")
     except RefusedError as refused:
         return Explanation("refuse", f"{refused} [in one pass: {reason}]", layers)
     return Explanation("split", reason, layers)

@@ -16,7 +16,7 @@ import torch
 from shim.batch import MixedBatch
 from shim.errors import Unroutable
 from shim.no_trace import generators_restored
-from shim.routing.inputs import Inputs, main_input_names, parameter_names
+from shim.routing.inputs import Inputs, cloned, main_input_names, parameter_names, root_name
 from shim.routing.layers import tensors_of
 from shim.routing.owners import CONSTANT, MIXED
 from shim.routing.plans import plan_for
@@ -117,7 +117,7 @@ class RowFollower(UnitRoute):
         owners: Dict[str, Tuple[int, ...]] = {}
         caches = unit.inputs.caches()
         for path, tensor in unit.inputs.tensors().items():
-            if tensor.dim() == 0 or path.split(".")[0].split("[")[0] in caches:
+            if tensor.dim() == 0 or root_name(path) in caches:
                 continue
             found = self._line(path, tensor)
             if found is None:
@@ -157,7 +157,7 @@ def follow_rows(function: Callable[..., Any], batch: MixedBatch, inputs: Inputs,
     route = RowFollower(tracer, batch)
     selection = replace(batch.selection(BASE), route=route)
     with generators_restored(), torch.inference_mode(False), torch.no_grad(), select(selection):
-        copies = inputs.map(lambda _, leaf: leaf.clone() if isinstance(leaf, torch.Tensor) else leaf)
+        copies = cloned(inputs)
         seed(tracer, copies, range(len(batch.names)), owners)
         with units_told(batch.model, route), tracer:
             copies.call(function)

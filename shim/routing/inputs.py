@@ -181,9 +181,13 @@ def take(inputs: Inputs, rows: Sequence[int], paths: FrozenSet[str]) -> Inputs:
 
 def with_caches_cloned(inputs: Inputs) -> Inputs:
     """Return `inputs` with every cache tensor cloned, so that a forward on them leaves no trace."""
-    caches = inputs.caches()
+    return cloned(inputs, inputs.caches().__contains__)
+
+
+def cloned(inputs: Inputs, chosen: Callable[[str], bool] = lambda name: True) -> Inputs:
+    """Return `inputs` with every tensor cloned of the arguments whose names are `chosen`: all by default."""
     return inputs.map(
-        lambda path, leaf: leaf.clone() if root_name(path) in caches and isinstance(leaf, torch.Tensor) else leaf
+        lambda path, leaf: leaf.clone() if isinstance(leaf, torch.Tensor) and chosen(root_name(path)) else leaf
     )
 
 

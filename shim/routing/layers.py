@@ -206,8 +206,7 @@ def _run_grouped(
         some = [taken.get(index, value) for index, value in enumerate(args)]
         with select(groups.selection(adapter)):
             parts.append(forward(layer, *some, **{key: taken.get(key, value) for key, value in kwargs.items()}))
-    order = torch.cat([rows for _, rows in found]).argsort()
-    y = _together(parts, dim).index_select(dim, order)
+    y = _in_row_order(parts, found, dim)
     return y.reshape(*x.shape[:row_dims], *y.shape[1:]) if flat else y
 
 
@@ -255,9 +254,8 @@ def _choose(outputs: Mapping[str, torch.Tensor], layer: Any, rule: Optional[RowR
         return outputs[found[0][0]]
     dim = rule.dim or 0
     flat = {name: o.reshape(-1, o.shape[-1]) if rule.dim is None else o for name, o in outputs.items()}
-    order = torch.cat([rows for _, rows in found]).argsort()
     parts = [flat[adapter].index_select(dim, rows) for adapter, rows in found]
-    return _together(parts, dim).index_select(dim, order).reshape(first.shape)
+    return _in_row_order(parts, found, dim).reshape(first.shape)
 
 
 def _all_held(rule: Optional[RowRule], layer: Any, groups: RowGroups) -> bool:
@@ -270,8 +268,10 @@ def tensors_of(output: Any) -> List[Tuple[str, torch.Tensor]]:
     return [(path, leaf) for path, leaf in leaves(output) if isinstance(leaf, torch.Tensor)]
 
 
-def _together(parts: Sequence[Any], dim: int) -> torch.Tensor:
+def _in_row_order(parts: Sequence[Any], found: Sequence[Tuple[str, Any]], dim: int) -> torch.Tensor:
+    """Return the rows of each part, one part for each adapter of `found`, where they were along `dim`."""
     shapes = [tuple(part.shape[:dim]) + tuple(part.shape[dim + 1 :]) for part in parts]
     if len(set(shapes)) > 1:
         raise Unroutable(f"the adapters' outputs differ in shape: {[tuple(part.shape) for part in parts]}")
-    return torch.cat(list(parts), dim)
+    order = torch.cat([rows for _, rows in found]).argsort()
+    return torch.cat(list(parts), dim).index_select(dim, order)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Callable, Sequence
+from typing import Any, Callable
 
 from shim import policy
 from shim.batch import MixedBatch, is_row_wise
@@ -17,8 +17,9 @@ from shim.routing.replay import PlanChanged, check_shared, run_live, run_planned
 from shim.routing.trace import Owners
 from shim.selection import BASE
 
-# Tracing while running costs several forwards, whatever the number of adapters; a split costs less up to about here
-# (8-layer Switch of width 256, 8 samples, one CPU thread: live 5 to 10 forwards, split 1.2 to 4.5 for 2 to 8 adapters).
+# Tracing while running costs several forwards and grows little with the adapters, a split grows with them. Measured on
+# a Switch of width 256, four layers a side, 8 samples, one CPU thread: for 2, 4 and 8 adapters live took 4.9 to 12
+# forwards and a split 1.1 to 4.3. Where the two meet was not measured; this is set by their slopes.
 MOST_TO_SPLIT = 16
 
 
@@ -53,24 +54,12 @@ def run_one_pass(
             raise NeedsLive(f"data decides the rows of {decided_by_data(plan)}")
         try:
             with failure_leaves_no_trace(batch.model, inputs.caches()):
-                return run_plan(function, inputs, plan, groups, rows, owners)
+                if plan.by_data == BY_ADAPTERS:
+                    return run_live(function, inputs, plan, groups, rows, owners)
+                return run_planned(function, inputs, plan, groups)
         except PlanChanged as changed:
             last = changed
     raise Unroutable(f"the forward takes another path under the adapters: {last}")
-
-
-def run_plan(
-    function: Callable[..., Any],
-    inputs: Inputs,
-    plan: Plan,
-    groups: RowGroups,
-    rows: Sequence[int],
-    owners: Owners,
-) -> Any:
-    """Run the forward by `plan`, live where the adapters' own outputs decide the rows."""
-    if plan.by_data == BY_ADAPTERS:
-        return run_live(function, inputs, plan, groups, rows, owners)
-    return run_planned(function, inputs, plan, groups)
 
 
 def decided_by_data(plan: Plan) -> str:

@@ -47,11 +47,6 @@ class Operation:
     in_place: bool
 
     @property
-    def mutates(self) -> bool:
-        """Whether it writes to an argument."""
-        return bool(self.writes)
-
-    @property
     def allocates(self) -> bool:
         """Whether its output is memory that nobody has written yet."""
         return self.name.startswith(("empty", "new_empty"))

@@ -9,7 +9,7 @@ import torch
 
 from shim.batch import MixedBatch
 from shim.errors import Unroutable
-from shim.routing.inputs import Inputs, root_name
+from shim.routing.inputs import Inputs, cloned
 from shim.routing.layers import Kind, RowGroups, run_rows
 from shim.routing.modules import modules_told
 from shim.routing.owners import CONSTANT, MIXED
@@ -159,9 +159,7 @@ def run_live(
     tracer = Tracer(max(rows) + 1)
     route = Live(plan, tracer, groups)
     caches = inputs.caches()
-    own = inputs.map(
-        lambda path, leaf: leaf.clone() if isinstance(leaf, torch.Tensor) and root_name(path) not in caches else leaf
-    )
+    own = cloned(inputs, lambda name: name not in caches)
     for name in caches:  # the caller's own, which this pass fills
         own = Inputs({**own.values, name: inputs.values[name]}, own.positional)
     with select(replace(groups.selection(BASE), route=route)):

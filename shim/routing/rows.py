@@ -7,7 +7,7 @@ from typing import Optional, Tuple
 
 import torch
 
-from shim.routing.owners import CONSTANT, MIXED
+from shim.routing.owners import CONSTANT
 
 
 @dataclass(frozen=True)
@@ -48,11 +48,6 @@ def rule_of(owners: torch.Tensor) -> Optional[RowRule]:
     dim = varying[0] if varying else 0
     line = samples.movedim(dim, 0).reshape(samples.shape[dim], -1)[:, 0]
     return RowRule(dim, tuple(line.tolist()))
-
-
-def has_shared(owners: torch.Tensor) -> bool:
-    """Whether a row belongs to several samples."""
-    return bool((owners == MIXED).any())
 
 
 def _neighbour(owners: torch.Tensor) -> torch.Tensor:

@@ -12,7 +12,7 @@ from shim import policy
 from shim.batch import MixedBatch
 from shim.errors import Unroutable
 from shim.no_trace import generators_restored
-from shim.routing.inputs import SHARED, Inputs, root_name
+from shim.routing.inputs import SHARED, Inputs, cloned, root_name
 from shim.routing.layers import Kind, tensors_of
 from shim.routing.modules import modules_told
 from shim.routing.owners import CONSTANT, MIXED, Settlement
@@ -75,7 +75,7 @@ def _run(
     recorder = Recorder(tracer, batch, lifted)
     selection = replace(batch.selection(BASE), route=recorder)
     with generators_restored(), torch.inference_mode(False), torch.no_grad(), select(selection):
-        copies = inputs.map(lambda _, leaf: leaf.clone() if isinstance(leaf, torch.Tensor) else leaf)
+        copies = cloned(inputs)
         seed(tracer, copies, rows, owners)
         with modules_told(tracer, batch), tracer:
             output = copies.call(function)

@@ -8,23 +8,11 @@ import torch
 import shim
 from shim.routing import plans
 from tests.shim.routing.bodies import APART
-
-X = torch.randn(4, 6, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-NAMES = ["ann", "__base__", "ben", "ann"]
-
-
-def counted(body):
-    calls = []
-
-    def run(toy, x):
-        calls.append(tuple(x.shape[:2]))
-        return body(toy, x)
-
-    return run, calls
+from tests.shim.routing.rows_alone import NAMES, X, counting
 
 
 def test_a_planned_call_runs_once(adapted):
-    body, calls = counted(APART[1])
+    body, calls = counting(APART[1])
     model = adapted(body)
     made = shim.plan(model, {"x": X}, batch_sizes=[2, 4, 6])
     assert {size: shown.route for size, shown in made.items()} == {2: "one pass", 4: "one pass", 6: "one pass"}
@@ -44,7 +32,7 @@ def test_loaded_plans_serve_as_if_made_here(adapted, tmp_path):
         shim.plan(model, {"x": X[:, :length]})
     saved = shim.save_plans(model, tmp_path / "plans.json")
     assert saved == 2
-    body, calls = counted(APART[5])
+    body, calls = counting(APART[5])
     other = adapted(body)
     assert shim.load_plans(other, tmp_path / "plans.json") == 2
     expected = model(x=X, adapter_names=NAMES)

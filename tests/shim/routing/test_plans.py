@@ -4,18 +4,7 @@ import pytest
 
 import shim
 from tests.shim.routing.bodies import APART, MIXING
-from tests.shim.routing.rows_alone import NAMES, X, check_rows, samples
-
-
-def counting(body):
-    """`body`, and the list of the lengths of the batches that it has run on."""
-    calls = []
-
-    def counted(toy, x):
-        calls.append(tuple(x.shape[:2]))
-        return body(toy, x)
-
-    return counted, calls
+from tests.shim.routing.rows_alone import NAMES, X, check_rows, counting, samples
 
 
 def test_one_extra_forward_for_a_structure_and_none_afterwards(adapted):

@@ -30,7 +30,6 @@ def test_a_rule_reads_as_a_sentence_would_have_it(rule, words):
 
 
 def test_many_segments_are_counted_rather_than_listed():
-    assert "20 segments" in RowRule(0, (0, 1) * 10 + (1, 0) * 0).in_words() or True
     ragged = tuple(sample for turn in range(14) for sample in [turn % 2] * (turn + 1))
     assert RowRule(0, ragged).in_words() == "dim 0, 14 segments"
 
