@@ -109,6 +109,9 @@ def layers_in_evaluation(model: Any, adapters: Set[str]) -> Optional[Layers]:
 
 def is_compiled(module: Any) -> bool:
     """Whether torch.compile has made a graph of `module`."""
-    # Module.compile() sets _compiled_call_impl on the instance; torch.compile(module) wraps it.
-    compiled: Mapping[str, Any] = vars(module)
-    return compiled.get("_compiled_call_impl") is not None or type(module).__name__ == "OptimizedModule"
+    # Module.compile() sets _compiled_call_impl on the instance; torch.compile(module) wraps it; the idiom of
+    # transformers' documentation is `model.forward = torch.compile(model.forward)`.
+    state: Mapping[str, Any] = vars(module)
+    if state.get("_compiled_call_impl") is not None or type(module).__name__ == "OptimizedModule":
+        return True
+    return "forward" in state and hasattr(state["forward"], "_torchdynamo_orig_callable")

@@ -11,6 +11,7 @@ def catalogue() -> Tuple[Patch, ...]:
     """Return the patches, each of which may rely on those before it."""
     from shim.patches import (
         adapter_names_per_call,
+        compiled_generate,
         forward_hooks_with_kwargs,
         saved_modules_delete,
         saved_modules_switch,
@@ -23,4 +24,5 @@ def catalogue() -> Tuple[Patch, ...]:
         saved_modules_delete.PATCH,
         saved_modules_unload.PATCH,
         adapter_names_per_call.PATCH,
+        compiled_generate.PATCH,
     )

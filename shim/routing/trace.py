@@ -127,8 +127,8 @@ def seed(tracer: Tracer, inputs: Inputs, rows: Sequence[int], owners: Owners) ->
         if tensor.dim() == 0 or name in SHARED:
             continue
         dim = 0
-        if name in owners:
-            ids = torch.tensor(owners[name], dtype=torch.int32, device=tensor.device) + 1
+        if path in owners:
+            ids = torch.tensor(owners[path], dtype=torch.int32, device=tensor.device) + 1
         elif tensor.shape[0] == len(rows):
             ids = torch.tensor(rows, dtype=torch.int32, device=tensor.device) + 1
         else:

@@ -161,6 +161,13 @@ def test_a_wrapped_compiled_module_is_refused_by_name(model):
     assert_refused(model, ["ann"], shim.RefusedError, "head", "torch.compile")
 
 
+@pytest.mark.skipif(not hasattr(torch, "compile"), reason="torch < 2.0 has no compile")
+def test_a_compiled_forward_is_refused_by_name(model):
+    head = model.get_base_model().head
+    head.forward = torch.compile(head.forward, backend="eager")
+    assert_refused(model, ["ann"], shim.RefusedError, "head", "torch.compile")
+
+
 @pytest.mark.skipif(not hasattr(lora_layers, "MultiheadAttention"), reason="this PEFT has no lora.MultiheadAttention")
 def test_a_multihead_attention_is_refused_by_name():
     class Attention(nn.Module):

@@ -39,6 +39,7 @@ PLACES = {
         ("peft.tuners.tuners_utils", "BaseTunerLayer", "active_adapters"),
         ("peft.utils.other", "ModulesToSaveWrapper", "disable_adapters"),
     ],
+    "compiled_generate": [("transformers", "PreTrainedModel", "get_compiled_call")],
 }
 
 
