@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import os
+import platform
 import runpy
 import sys
 from typing import List, Optional, Sequence
 
 import shim
+from shim.versions import installed, is_installed, this_cell
 
 _USAGE = """\
 python -m shim status
@@ -20,7 +22,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     """Run the command line; return the exit status: 2 for wrong usage, else the command's own."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments[:1] == ["status"] and len(arguments) == 1:
-        print(status_text(shim.status()))
+        print(f"{environment_text()}\n\n{status_text(shim.status())}")
         return 0
     if arguments[:1] == ["run"] and len(arguments) > 1:
         return _run(arguments[1:])
@@ -30,6 +32,20 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         return 0
     parser.print_usage(sys.stderr)
     return 2
+
+
+def environment_text() -> str:
+    """Return the versions at hand in one line, and whether they were tested together."""
+    here = [f"python {platform.python_version()}"]
+    here += [f"{name} {installed(name) or _unread(name)}" for name in ("torch", "transformers", "peft")]
+    cell = this_cell()
+    if cell:
+        return f"{', '.join(here)}: {cell} of the tested matrix"
+    return f"{', '.join(here)}: not in the tested matrix; the probes below decide what is patched"
+
+
+def _unread(name: str) -> str:
+    return "of a version that cannot be read" if is_installed(name) else "missing"
 
 
 def status_text(statuses: Sequence[shim.PatchStatus]) -> str:
@@ -43,6 +59,7 @@ def status_text(statuses: Sequence[shim.PatchStatus]) -> str:
             f"    mends:    {patch.defect}",
             f"    upstream: {patch.breakpoint}",
             f"    clauses:  {', '.join(patch.clauses)}",
+            f"    shown by: python -m conformance run --without-shim --checks {patch.check}",
         ]
         if status.needed is not None and not status.agree:
             inside = "inside" if status.expected else "outside"

@@ -7,10 +7,11 @@ import threading
 from dataclasses import dataclass
 from typing import FrozenSet, List, Optional, Sequence, Tuple
 
-from shim.patch import Applied, Patch
+from shim.errors import PatchError
+from shim.patch import Applied, Patch, Replacement
 from shim.patches import catalogue
 from shim.policy import SPLIT, choose
-from shim.versions import installed
+from shim.versions import is_installed
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ def install(*, fallback: str = SPLIT, mixed_outputs: Sequence[str] = ()) -> Tupl
             for patch in catalogue():
                 needed, reason = _decide(patch)
                 if needed:
-                    applied.add(patch.replacements())
+                    applied.add(_replacements(patch))
                 found.append(PatchStatus(patch, needed, patch.expected, bool(needed), reason))
         except BaseException:
             applied.restore()
@@ -96,14 +97,32 @@ def status() -> Tuple[PatchStatus, ...]:
 
 
 def _decide(patch: Patch) -> Tuple[Optional[bool], str]:
-    if installed(patch.distribution) is None:
+    if not is_installed(patch.distribution):
         return None, f"{patch.distribution} is not installed"
     disabled = _disabled()
     if "1" in disabled or patch.name in disabled:
         return None, "left out by SHIM_DISABLE"
-    if patch.is_broken():
-        return True, "the defect is here"
-    return False, "upstream is right here"
+    try:
+        broken = patch.is_broken()
+    except Exception as error:  # an unknown version, whose objects the probe does not know
+        said = f"the probe raised {type(error).__name__}: {error}; the measured range decides"
+        return patch.expected, said
+    return broken, "the defect is here" if broken else "upstream is right here"
+
+
+def _replacements(patch: Patch) -> Sequence[Replacement]:
+    """Return the patch's replacements.
+
+    Raises:
+        PatchError: it looks for something that this version does not have.
+    """
+    try:
+        return patch.replacements()
+    except Exception as error:
+        raise PatchError(
+            f"{patch} does not fit this version: {type(error).__name__}: {error}. Nothing was changed; "
+            f"SHIM_DISABLE={patch.name} leaves it out, and its defect in"
+        ) from error
 
 
 def _disabled() -> FrozenSet[str]:

@@ -44,7 +44,7 @@ class Patch:
 
     `is_broken` asks the installed packages' behaviour and decides; `affected` is the version range in which
     the defect was measured, held against it. `replacements` is called only when the patch is applied, with
-    every earlier patch already in place.
+    every earlier patch already in place. `check` is the conformance check that goes red without it.
     """
 
     name: str
@@ -53,6 +53,7 @@ class Patch:
     distribution: str
     affected: str
     clauses: Tuple[str, ...]
+    check: str
     is_broken: Callable[[], bool]
     replacements: Callable[[], Sequence[Replacement]]
 

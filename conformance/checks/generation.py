@@ -1,13 +1,14 @@
-"""Chapter Generation: the tokens of a row are the row's own (G1, G3, G4)."""
+"""Chapter Generation: the tokens of a row are the row's own (G1, G3, G4, G5, E1, G8)."""
 
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING, Any, Dict, List, Optional, Sequence, Set
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Dict, Iterator, List, Optional, Sequence, Set
 
 from conformance.case import Case
 from conformance.checks.check import check
-from conformance.compare import Evidence, Mismatch, Vacuous
+from conformance.compare import Evidence, Inapplicable, Mismatch, Vacuous
 from conformance.scenarios import BASE, Draws
 
 if TYPE_CHECKING:
@@ -56,6 +57,18 @@ def several_returned_sequences_are_the_rows_own(case: Case) -> Evidence:
     return _expect_own_tokens(case, {"num_beams": 3, "num_return_sequences": 2}, per_row=2)
 
 
+@check("E1", "G8", draws=_ROWS, applies=_generates)
+def a_generate_that_compiles_itself_gives_the_rows_own_tokens(case: Case) -> Evidence:
+    """Are tokens right where generate decodes by torch.compile, as with a static cache on CUDA?"""
+    settings = {"cache_implementation": "static"}
+    own = _own_tokens(case, settings)
+    with _generate_compiles() as compiled:
+        # A graph that an earlier call left must not answer for other names, nor for a call without any.
+        for names in (case.rows[::-1], None, case.rows):
+            mixed = _tokens(case, case.peft_model, {**settings, **compiled}, names)
+    return _expect_tokens(mixed, own, case.rows, settings)
+
+
 def _expect_own_tokens(case: Case, settings: Dict[str, Any], per_row: int = 1) -> Evidence:
     """Compare a mixed generate with one generate of the whole batch for each adapter.
 
@@ -63,11 +76,24 @@ def _expect_own_tokens(case: Case, settings: Dict[str, Any], per_row: int = 1) -
         Mismatch: a row's tokens are not its own.
         Vacuous: no row's tokens depend on its adapter.
     """
-    names = list(case.rows)
-    mixed = _tokens(case, case.peft_model, settings, names)
+    mixed = _tokens(case, case.peft_model, settings, case.rows)
+    return _expect_tokens(mixed, _own_tokens(case, settings), case.rows, settings, per_row)
+
+
+def _own_tokens(case: Case, settings: Dict[str, Any]) -> Dict[str, List[List[int]]]:
+    """Return what the whole batch generates under each adapter of its rows, and under none."""
+    return {name: _tokens(case, case.oracle.model_of(name), settings) for name in {*case.rows, BASE}}
+
+
+def _expect_tokens(
+    mixed: List[List[int]],
+    own: Dict[str, List[List[int]]],
+    names: Sequence[str],
+    settings: Dict[str, Any],
+    per_row: int = 1,
+) -> Evidence:
     if len(mixed) != per_row * len(names):
         raise Mismatch(f"generate returned {len(mixed)} sequences, but should {per_row} for each of {len(names)} rows")
-    own = {name: _tokens(case, case.oracle.model_of(name), settings) for name in {*names, BASE}}
     tell = False
     for position, observed in enumerate(mixed):
         name = names[position // per_row]
@@ -80,6 +106,29 @@ def _expect_own_tokens(case: Case, settings: Dict[str, Any], per_row: int = 1) -
     if not tell:
         raise Vacuous(f"every adapter generates the same tokens, so nothing was shown [{settings}]")
     return Evidence()
+
+
+@contextmanager
+def _generate_compiles() -> Iterator[Dict[str, Any]]:
+    """Let generate compile on every device inside the block; give the keywords that keep it from taking long.
+
+    Raises:
+        Inapplicable: the generate of this transformers does not compile, or on CUDA alone.
+    """
+    import torch
+    import transformers
+
+    config: Any = getattr(transformers, "CompileConfig", None)
+    # Breakpoint: huggingface/transformers#35377, 4.48; made for tests like this one.
+    if not hasattr(config, "_compile_all_devices"):
+        raise Inapplicable("generate does not compile on the CPU here")
+    before = config._compile_all_devices
+    config._compile_all_devices = True
+    try:
+        yield {"compile_config": config(backend="eager", mode="default", fullgraph=False)}
+    finally:
+        config._compile_all_devices = before
+        torch._dynamo.reset()
 
 
 def _tokens(case: Case, model: Any, settings: Dict[str, Any], names: Optional[Sequence[str]] = None) -> List[List[int]]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import copy
+from typing import TYPE_CHECKING, Any
 
 from conformance.case import Case, raised_by
 from conformance.checks.check import check
-from conformance.compare import Evidence, Mismatch, relative_error
+from conformance.compare import Evidence, Mismatch, compare_row
 from conformance.outputs import tensors_of
 from conformance.scenarios import BASE, Draws
 
@@ -60,16 +61,34 @@ def adapters_stay_right_after_loading_and_deleting(case: Case) -> Evidence:
     return evidence
 
 
+@check("H3", "A1", draws=Draws(adapters=(2, 3), rows=(2, 3), saved="differ"), applies=_saves)
+def a_merged_and_unloaded_model_answers_as_its_adapter(case: Case) -> Evidence:
+    """Does `merge_and_unload` leave the outputs of the active adapter, whether it saves modules or not?"""
+    import torch
+
+    evidence = Evidence()
+    for name in (case.scenario.names[0], case.scenario.names[-1]):
+        when = f"after merge_and_unload() with {name!r} active"
+        model = copy.deepcopy(case.peft_model)
+        model.set_adapter(name)
+        try:
+            plain = model.merge_and_unload()
+        except Exception as error:
+            raise Mismatch(f"{type(error).__name__} was raised, but should not {when}: {error}") from error
+        with torch.no_grad():
+            evidence += _expect_output(case, plain(**case.inputs), name, when)
+    return evidence
+
+
 def _expect_whole_batch(case: Case, name: str, when: str) -> Evidence:
     """Compare a plain call of the whole batch with a model that never held another adapter."""
-    worst = 0.0
-    observed = tensors_of(case.plain())
-    for path, want in case.oracle.run(name).items():
-        error = relative_error(observed[path], want)
-        worst = max(worst, error)
-        if error > case.tier.tolerance:
-            raise Mismatch(f"output {path!r} under {name!r} differs by {error:.1e} {when}")
-    return Evidence(worst)
+    return _expect_output(case, case.plain(), name, when)
+
+
+def _expect_output(case: Case, output: Any, name: str, when: str) -> Evidence:
+    others = {other: case.oracle.run(other) for other in (*case.scenario.names, BASE) if other != name}
+    where = f"{when}, under {name!r}, {case.model.name}"
+    return compare_row(tensors_of(output), case.oracle.run(name), others, case.tier, where)
 
 
 def _active(case: Case) -> str:

@@ -90,6 +90,7 @@ PATCH = Patch(
     distribution="peft",
     affected=">=0.9",
     clauses=("R1", "R7", "F1", "F2", "F4", "F5", "S1", "S3", "H1", "H2", "G1", "G3", "G4"),
+    check="failure_leaves_no_trace",
     is_broken=is_broken,
     replacements=replacements,
 )

@@ -64,6 +64,7 @@ PATCH = Patch(
     distribution="transformers",
     affected=">=4.47",
     clauses=("E1", "G8"),
+    check="a_generate_that_compiles_itself_gives_the_rows_own_tokens",
     is_broken=is_broken,
     replacements=replacements,
 )

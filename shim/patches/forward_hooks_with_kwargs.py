@@ -90,6 +90,7 @@ PATCH = Patch(
     distribution="torch",
     affected="<2.0",
     clauses=("R1",),
+    check="each_row_equals_its_own_run",
     is_broken=_is_broken,
     replacements=_replacements,
 )

@@ -77,6 +77,7 @@ PATCH = Patch(
     distribution="peft",
     affected=">=0.9",
     clauses=("H3", "S4"),
+    check="adapters_stay_right_after_loading_and_deleting",
     is_broken=is_broken,
     replacements=replacements,
 )

@@ -153,6 +153,7 @@ PATCH = Patch(
     distribution="peft",
     affected="<0.15",
     clauses=("H1", "H2", "H3"),
+    check="adapters_stay_right_after_switching_and_disabling",
     is_broken=is_broken,
     replacements=replacements,
 )

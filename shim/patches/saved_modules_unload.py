@@ -70,6 +70,7 @@ PATCH = Patch(
     distribution="peft",
     affected="<0.21",
     clauses=("H3",),
+    check="a_merged_and_unloaded_model_answers_as_its_adapter",
     is_broken=is_broken,
     replacements=replacements,
 )

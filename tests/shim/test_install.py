@@ -1,6 +1,8 @@
 """Installing is all or nothing, once, and undone to the very objects (contract S6)."""
 
+import dataclasses
 import importlib
+import importlib.metadata
 import inspect
 import os
 import subprocess
@@ -103,7 +105,7 @@ def differences(before, after):
 
 
 def toy(name, replacements=list, is_broken=lambda: True, distribution="torch"):
-    return Patch(name, "a toy", "owner/repo#1", distribution, ">=0", ("S6",), is_broken, replacements)
+    return Patch(name, "a toy", "owner/repo#1", distribution, ">=0", ("S6",), "a_check", is_broken, replacements)
 
 
 @pytest.fixture
@@ -281,7 +283,7 @@ def test_a_patch_whose_replacements_fail_leaves_nothing_applied(only):
         raise RuntimeError("upstream moved")
 
     only(toy("first", ours("ours")), toy("second", fails))
-    with pytest.raises(RuntimeError, match="upstream moved"):
+    with pytest.raises(shim.PatchError, match=r"second .*upstream moved.*SHIM_DISABLE=second"):
         shim.install()
     assert Target.value == "upstream"
     only(toy("first", ours("ours")))
@@ -297,14 +299,24 @@ def test_a_patch_that_an_owner_refuses_leaves_nothing_applied(only):
     assert install_module._INSTALLED is None
 
 
-def test_a_probe_that_fails_leaves_nothing_applied(only):
+@pytest.mark.parametrize("affected", [">=0", ">99"])
+def test_where_a_probe_fails_the_measured_range_decides(only, affected):
     def fails():
         raise LookupError("the toy does not run")
 
-    only(toy("first", ours("ours")), toy("second", is_broken=fails))
-    with pytest.raises(LookupError, match="the toy does not run"):
-        shim.install()
-    assert Target.value == "upstream"
+    patch = dataclasses.replace(toy("first", ours("ours"), is_broken=fails), affected=affected)
+    only(patch)
+    (status,) = shim.install()
+    assert status.applied is patch.expected is (affected == ">=0")
+    assert status.reason == "the probe raised LookupError: the toy does not run; the measured range decides"
+    assert (Target.value == "ours") is patch.expected
+
+
+@pytest.mark.parametrize("version", ["99.0", "99.0.dev20991231+git0a1b2c3", "our-fork", None])
+def test_on_an_unknown_version_the_probes_decide(monkeypatch, version):
+    known = {status.patch.name: status.needed for status in shim.status()}
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: version)
+    assert {status.patch.name: status.applied for status in shim.install()} == known
 
 
 def test_a_patch_is_asked_for_replacements_after_those_before_it_are_in_place(only):

@@ -1,5 +1,6 @@
 """`python -m shim status` and `run`: what the user sees, and what the script sees."""
 
+import importlib.metadata
 import json
 import os
 import subprocess
@@ -9,9 +10,10 @@ from pathlib import Path
 import pytest
 
 import shim
-from shim.__main__ import main, status_text
+from shim.__main__ import environment_text, main, status_text
 from shim.patch import Patch
 from shim.patches import catalogue
+from shim.versions import CELLS
 
 ROOT = Path(__file__).parents[2]
 
@@ -58,20 +60,49 @@ def python(*arguments, cwd, shim_disable="1"):
 
 
 def toy(affected):
-    return Patch("toy", "a defect", "owner/repo#1", "torch", affected, ("S6", "R1"), lambda: True, list)
+    return Patch("toy", "a defect", "owner/repo#1", "torch", affected, ("S6", "R1"), "a_check", lambda: True, list)
 
 
 def test_status_has_one_paragraph_a_patch_and_succeeds(capsys):
     assert main(["status"]) == 0
     out, err = capsys.readouterr()
     assert err == ""
-    heads = [line for line in out.splitlines() if not line.startswith(" ")]
+    environment, _, patches = out.partition("\n\n")
+    assert environment == environment_text()
+    heads = [line for line in patches.splitlines() if not line.startswith(" ")]
     assert [head.split(":")[0] for head in heads] == [patch.name for patch in catalogue()]
     for patch, head in zip(catalogue(), heads):
         assert head.startswith(f"{patch.name}: {'needed' if patch.expected else 'not needed'} (")
-        for words in (patch.defect, patch.breakpoint, ", ".join(patch.clauses)):
+        for words in (patch.defect, patch.breakpoint, ", ".join(patch.clauses), f"--checks {patch.check}\n"):
             assert words in out
     assert "note:" not in out
+
+
+@pytest.fixture
+def versions(monkeypatch):
+    """What importlib.metadata says of torch, transformers and peft; the cell is one of the matrix."""
+    cell = CELLS["c10"]
+    known = {"torch": f"{cell.torch}+cu121", "transformers": cell.transformers, "peft": cell.peft}
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: known[name])
+    monkeypatch.setattr("shim.versions.python_version", lambda: cell.python)
+    return known
+
+
+def test_the_environment_is_told_with_its_cell(versions):
+    assert environment_text().endswith("torch 2.2.2+cu121, transformers 4.47.1, peft 0.14.0: c10 of the tested matrix")
+
+
+@pytest.mark.parametrize(
+    ("distribution", "version"), [("torch", "2.2.3"), ("torch", "2.2.2.dev1"), ("peft", "99"), ("transformers", "fork")]
+)
+def test_an_environment_that_was_not_tested_says_so(versions, distribution, version):
+    versions[distribution] = version
+    assert "not in the tested matrix; the probes" in environment_text()
+
+
+def test_a_version_that_cannot_be_read_is_said_to_be(versions):
+    versions["peft"] = "our-fork"
+    assert "peft of a version that cannot be read" in environment_text()
 
 
 def test_status_installs_nothing(capsys):

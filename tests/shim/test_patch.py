@@ -290,6 +290,7 @@ def patch(affected="<2.0", distribution="torch"):
         distribution=distribution,
         affected=affected,
         clauses=("S6",),
+        check="a_check",
         is_broken=lambda: True,
         replacements=list,
     )

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from packaging.version import Version
 
-from shim.versions import in_range, installed
+from shim.versions import in_range, installed, is_installed, python_version
 
 ROOT = Path(__file__).parents[2]
 
@@ -34,6 +34,23 @@ def test_an_installed_distribution_has_its_version(versions):
 
 def test_a_missing_distribution_has_no_version(versions):
     assert installed("torch") is None
+
+
+@pytest.mark.parametrize("version", ["our-fork", "", None])
+def test_a_version_that_cannot_be_read_is_none_and_in_no_range(versions, version):
+    versions["torch"] = version
+    assert installed("torch") is None
+    assert in_range("torch", ">=0") is False
+    assert is_installed("torch")
+
+
+def test_a_build_in_place_without_metadata_is_installed(versions):
+    assert is_installed("torch")
+    assert not is_installed("no_such_distribution")
+
+
+def test_python_is_told_by_two_numbers():
+    assert python_version() == ".".join(map(str, sys.version_info[:2]))
 
 
 @pytest.mark.parametrize("affected", ["<99", ">=0", "", "!=1"])
