@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 import platform
 import shlex
 import sys
 from dataclasses import asdict
 from datetime import datetime, timezone
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Dict, Optional
+from typing import Any, Dict, Mapping, Optional
 
 from conformance.report.jsonl import FORMAT
 from conformance.settings import Settings
@@ -35,14 +38,37 @@ def header(settings: Settings, device: Optional[str] = None) -> Dict[str, Any]:
         "format": FORMAT,
         "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "command": command(),
+        "code": code(),
         "settings": asdict(settings),
         "environment": {
+            **({"name": os.environ["TOX_ENV_NAME"]} if "TOX_ENV_NAME" in os.environ else {}),
             "python": platform.python_version(),
             "platform": platform.platform(),
             "device": device or device_name(settings.device) or settings.device,
             "packages": versions(),
         },
     }
+
+
+def goes_on_from(before: Mapping[str, Any], settings: Settings) -> bool:
+    """Whether a run begun now judges the same as the one of the header `before`: its code, versions and settings."""
+    now = header(settings)
+    same = all(before.get("environment", {}).get(key) == now["environment"][key] for key in ("python", "packages"))
+    # Whether failures are made small changes no verdict.
+    then = {**before.get("settings", {}), "shrink": settings.shrink}
+    return same and before.get("code") == now["code"] and then == now["settings"]
+
+
+def code() -> str:
+    """Return a fingerprint of the suite and of the shim: what a verdict holds for."""
+    digest = hashlib.sha256()
+    for package in ("shim", "conformance"):
+        spec = find_spec(package)
+        for folder in (spec.submodule_search_locations if spec else None) or ():
+            for path in sorted(Path(folder).rglob("*.py")):
+                digest.update(f"{package}/{path.relative_to(folder).as_posix()}\0".encode())
+                digest.update(path.read_bytes())
+    return digest.hexdigest()[:12]
 
 
 def versions() -> Dict[str, str]:

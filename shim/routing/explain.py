@@ -126,5 +126,5 @@ def _in_words(call: PlannedCall) -> str:
         return f"{shape}{call.shared}"
     rules = ["any adapter will do" if rule is None else rule.in_words() for rule in call.rules]
     if call.lifted:
-        shape += f"one row for all, expanded to {call.lifted}; "
+        shape += f"one row for all, expanded to {' x '.join(map(str, call.lifted))}; "
     return shape + "; ".join(rules) + (" (decided by data)" if call.by_data else "")

@@ -25,8 +25,8 @@ class PlannedCall:
     shape: of its input, None where any size will do. rules: see `layers.run_rows`. shared: why no adapter can
     be chosen for some row, in words; harmless where none of the call's adapters has weights here. by_data: who
     decides the rows (`owners.BY_INPUTS`, `BY_ADAPTERS`), 0 where structure does. per_input: for each rule the
-    input dimension that its blocks are as long as, in a general plan. lifted: the number of rows that its input, of
-    one row for all samples, is expanded to first, so that each sample has a row of its own; 0 for none.
+    input dimension that its blocks are as long as, in a general plan. lifted: the dimensions that its input, of one
+    row for all samples, is expanded to first, so that each sample has a row of its own; see `lifting`.
     """
 
     layer: str
@@ -36,7 +36,7 @@ class PlannedCall:
     shared: str = ""
     by_data: int = 0
     per_input: Tuple[Optional[Tuple[str, int]], ...] = ()
-    lifted: int = 0
+    lifted: Tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -110,13 +110,6 @@ def fits(call: PlannedCall, shape: Tuple[int, ...]) -> bool:
     return all(planned is None or planned == size for planned, size in zip(call.shape, shape))
 
 
-def lift(call: PlannedCall, args: Tuple[Any, ...]) -> Tuple[Any, ...]:
-    """Return the arguments of a layer call, its input expanded along dim 0 where the call is lifted."""
-    if not call.lifted:
-        return args
-    return (args[0].expand(call.lifted, *args[0].shape[1:]), *args[1:])
-
-
 def to_json(plan: Plan) -> Any:
     """Return `plan` as data for JSON."""
     calls = [
@@ -146,7 +139,7 @@ def from_json(data: Any) -> Plan:
             shared,
             by_data,
             tuple(source and (source[0], source[1]) for source in per_input),
-            lifted,
+            tuple(lifted),
         )
         for layer, kind, shape, rules, shared, by_data, per_input, lifted in data["calls"]
     )

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, Callable, Dict, List, Mapping, Tuple
+from typing import Any, Callable, Dict, List, Tuple
 
 import torch
 
 from shim.batch import MixedBatch
 from shim.errors import Unroutable
 from shim.routing.layers import Kind, kind_of, row_arguments, tensors_of
+from shim.routing.lifting import Lifts, can_be_lifted, lifted
 from shim.routing.owners import CONSTANT
-from shim.routing.plan import PlannedCall, lift
+from shim.routing.plan import PlannedCall
 from shim.routing.tracer import Tracer
 from shim.selection import BASE, Route, select
 
@@ -27,12 +28,12 @@ class SeenCall:
 class Recorder(Route):
     """Notes the rows of every layer call while the base layer runs."""
 
-    def __init__(self, tracer: Tracer, batch: MixedBatch, lifted: Mapping[str, int]) -> None:
+    def __init__(self, tracer: Tracer, batch: MixedBatch, lifts: Lifts) -> None:
         self.calls: List[SeenCall] = []
         self._tracer = tracer
         self._names: Dict[int, str] = {id(layer): name for name, layer in batch.layers}
         self._base = batch.selection(BASE)
-        self._lifted = lifted
+        self._lifts = lifts
 
     def asked(self, layer: Any) -> None:
         """Note that the layer's adapter decides something that is not its own forward."""
@@ -41,7 +42,7 @@ class Recorder(Route):
     def run_layer(self, layer: Any, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         """Run the base layer and note whose rows it saw."""
         call = self.planned(layer, args)
-        args = lift(call, args)
+        args = lifted(call, args)
         with select(self._base):
             if call.kind is Kind.OUTPUT:
                 output = forward(layer, *args, **kwargs)
@@ -66,8 +67,9 @@ class Recorder(Route):
         """
         name, kind = self._names[id(layer)], kind_of(layer)
         if args and isinstance(args[0], torch.Tensor):
-            lifted = self._lifted.get(name, 0) if args[0].shape[0] == 1 else 0
-            return PlannedCall(name, kind, tuple(args[0].shape), (), lifted=lifted)
+            shape = tuple(args[0].shape)
+            lifts = self._lifts.get(name, ()) if can_be_lifted(kind, shape) else ()
+            return PlannedCall(name, kind, shape, (), lifted=lifts)
         if kind is Kind.OUTPUT:
             return PlannedCall(name, kind, (), ())
         raise Unroutable(f"{name} is called without a tensor as its first argument")
@@ -81,7 +83,7 @@ class Recorder(Route):
         store, lattice, x = self._tracer.store, self._tracer.lattice, args[0]
         if call.lifted:
             shape = x.shape if call.kind is Kind.EMBEDDING else x.shape[:-1]
-            return lattice.fresh(call.lifted, x.device).view(-1, *[1] * (len(shape) - 1)).expand(shape), 0
+            return lattice.fresh(call.lifted[0], x.device).view(-1, *[1] * (len(shape) - 1)).expand(shape), 0
         lattice.tainted, lattice.by_data = store.tainted(x), store.by_data(x)
         ids = _rows(call.kind, x, store.ids(x), lattice)
         lists = [key for key, value in kwargs.items() if isinstance(value, (list, tuple, dict))]

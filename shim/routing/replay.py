@@ -11,9 +11,10 @@ from shim.batch import MixedBatch
 from shim.errors import Unroutable
 from shim.routing.inputs import Inputs, cloned
 from shim.routing.layers import Kind, RowGroups, run_rows
+from shim.routing.lifting import lifted
 from shim.routing.modules import modules_told
 from shim.routing.owners import CONSTANT, MIXED
-from shim.routing.plan import Plan, PlannedCall, fits, lift
+from shim.routing.plan import Plan, PlannedCall, fits
 from shim.routing.recorder import Recorder
 from shim.routing.rows import rule_of
 from shim.routing.trace import Owners, check_outputs, seed, settle
@@ -45,7 +46,7 @@ class Replay(Route):
             check_shared(call, layer, self._groups)
             with select(self._groups.selection(BASE)):
                 return forward(layer, *args, **kwargs)
-        return run_rows(call.kind, layer, forward, lift(call, args), kwargs, call.rules, self._groups)
+        return run_rows(call.kind, layer, forward, lifted(call, args), kwargs, call.rules, self._groups)
 
     def next_call(self, layer: Any, args: Any) -> PlannedCall:
         """Return what is planned for the layer call at hand, and go on to the next.
@@ -93,7 +94,7 @@ class Live(Route):
             Unroutable: a row belongs to several samples, or to none that can be told now.
         """
         call = self._recorder.planned(layer, args)
-        args = lift(call, args)
+        args = lifted(call, args)
         known = self._known.get((call.layer, call.shape))
         with self._tracer.paused():
             if call.kind is not Kind.OUTPUT:

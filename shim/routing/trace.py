@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Any, Callable, Dict, Mapping, Optional, Sequence, Tuple
+from typing import Any, Callable, Mapping, Optional, Sequence, Tuple
 
 import torch
 
@@ -13,7 +13,8 @@ from shim.batch import MixedBatch
 from shim.errors import Unroutable
 from shim.no_trace import generators_restored
 from shim.routing.inputs import SHARED, Inputs, cloned, root_name
-from shim.routing.layers import Kind, tensors_of
+from shim.routing.layers import tensors_of
+from shim.routing.lifting import Lifts, ways_to_lift
 from shim.routing.modules import modules_told
 from shim.routing.owners import CONSTANT, MIXED, Settlement
 from shim.routing.plan import Plan, PlannedCall
@@ -42,10 +43,9 @@ def trace(function: Callable[..., Any], batch: MixedBatch, inputs: Inputs, rows:
     """
     _check_routed(batch)
     first = _run(function, batch, inputs, rows, owners, {})
-    once = _lifts(first.plan, len(rows))
-    if once:
+    for lifts in ways_to_lift(first.plan, len(rows)):
         with suppress(Exception):  # the model does not take as many rows there
-            lifted = _run(function, batch, inputs, rows, owners, once)
+            lifted = _run(function, batch, inputs, rows, owners, lifts)
             if lifted.problem is None and not lifted.plan.shared and _same(first.output, lifted.output):
                 return lifted.plan
     if first.problem is not None:
@@ -68,11 +68,11 @@ def _run(
     inputs: Inputs,
     rows: Sequence[int],
     owners: Owners,
-    lifted: Mapping[str, int],
+    lifts: Lifts,
 ) -> _Traced:
-    """Run the base model once; the layers in `lifted` get so many rows in the place of one that all share."""
+    """Run the base model once; the layers in `lifts` get a row for each sample in the place of one that all share."""
     tracer = Tracer(max(rows) + 1)
-    recorder = Recorder(tracer, batch, lifted)
+    recorder = Recorder(tracer, batch, lifts)
     selection = replace(batch.selection(BASE), route=recorder)
     with generators_restored(), torch.inference_mode(False), torch.no_grad(), select(selection):
         copies = cloned(inputs)
@@ -88,27 +88,6 @@ def _run(
             problem = unroutable
     calls = tuple(_settled(call, settlement, tracer) for call in recorder.calls)
     return _Traced(Plan(calls, _lengths(inputs), tracer.reads_integers), state, problem)
-
-
-def _lifts(plan: Plan, count: int) -> Dict[str, int]:
-    """Return the layers that are run on one row for all samples, and how many rows to try to give them.
-
-    As many as the layer call before has, which position embeddings are added to as a rule, or else as there are
-    samples. The traced run with so many decides.
-    """
-    found: Dict[str, int] = {}
-    before = count
-    for call in plan.calls:
-        if call.shared and _may_be_lifted(call):
-            found[call.layer] = before
-        elif call.shape and call.shape[0] is not None and call.shape[0] > 1:
-            before = call.shape[0]
-    return found
-
-
-def _may_be_lifted(call: PlannedCall) -> bool:
-    """Whether a layer that is run once for all samples may be run once for each: on a batch of one, as a rule."""
-    return call.kind in (Kind.LINEAR, Kind.EMBEDDING) and call.shape[:1] == (1,) and len(call.shape) > 1
 
 
 def _same(one: Any, other: Any) -> bool:

@@ -21,10 +21,10 @@ class Toy(nn.Module):
         return self.body(self, *args, **kwargs)
 
 
-def make_adapted(body, width=4):
-    """Return a toy with the given body, and adapters `ann` and `ben` on its linear layer."""
+def make_adapted(body, width=4, targets=("linear",)):
+    """Return a toy with the given body, and adapters `ann` and `ben` on its linear layer, or on other targets."""
     torch.manual_seed(0)
-    config = peft.LoraConfig(r=2, target_modules=["linear"], init_lora_weights=False)
+    config = peft.LoraConfig(r=2, target_modules=list(targets), init_lora_weights=False)
     model = peft.get_peft_model(Toy(body, width).double(), config, adapter_name="ann")
     model.add_adapter("ben", config)
     return model.double().eval()

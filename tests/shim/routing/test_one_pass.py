@@ -272,6 +272,32 @@ def test_a_layer_run_once_for_all_is_run_once_for_each_where_that_is_the_same(ad
     check_rows(model, alone, x, NAMES)
 
 
+def row_of_a_vector(toy, x):
+    return x + toy.linear(torch.arange(4, dtype=x.dtype))
+
+
+def row_of_a_time(toy, x):
+    return x * toy.linear(torch.arange(4, dtype=x.dtype)[None])
+
+
+def query_of_windows(toy, x):
+    windows = toy.other(x).reshape(x.shape[0] * 2, 3, 4)
+    queries = toy.linear(torch.arange(8, dtype=x.dtype).view(1, 2, 4))
+    return ((queries @ windows.transpose(1, 2)).softmax(-1) @ toy.other(windows)).reshape(x.shape[0], 4, 4)
+
+
+@pytest.mark.parametrize(
+    ("body", "words"), [(row_of_a_vector, "4 x 1"), (row_of_a_time, "4 x 1"), (query_of_windows, "8")]
+)
+def test_a_shared_row_is_expanded_as_what_it_meets_needs(adapted, alone, body, words):
+    model = adapted(body, targets=["linear", "other"])
+    shown = shim.explain(model, {"x": X}, NAMES)
+    assert shown.route == "one pass", shown.reason
+    assert f"one row for all, expanded to {words};" in str(shown)
+    check_rows(model, alone, X, NAMES)
+    check_rows(model, alone, X, NAMES[::-1])
+
+
 def test_a_shared_row_whose_number_counts_is_not_expanded(adapted, alone):
     def body(toy, x):
         return x + toy.linear(torch.ones(1, 6, 4, dtype=x.dtype)).sum(0)
@@ -282,7 +308,7 @@ def test_a_shared_row_whose_number_counts_is_not_expanded(adapted, alone):
 
 
 def test_a_layer_that_all_samples_share_is_named(adapted):
-    model = adapted(lambda toy, x: x + toy.linear(torch.ones(4, dtype=x.dtype)))
+    model = adapted(lambda toy, x: x + toy.linear(torch.ones(4, dtype=x.dtype)).sum())
     shown = shim.explain(model, {"x": X}, NAMES)
     assert shown.route == "split"
     assert "linear has weights for 'ann', 'ben'" in shown.reason

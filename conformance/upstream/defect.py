@@ -1,0 +1,66 @@
+"""One thing that upstream gets wrong: in which versions, and where the suite sees it."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Callable, Mapping, Optional, Tuple
+
+from packaging.specifiers import SpecifierSet
+from packaging.version import InvalidVersion, Version
+
+from conformance.verdict import Verdict
+
+if TYPE_CHECKING:
+    from conformance.models import Model
+
+Where = Callable[["Model"], bool]
+
+
+@dataclass(frozen=True)
+class Sighting:
+    """Checks that a defect makes fail, on which models, and what their verdicts then say.
+
+    says: a regular expression found in the detail. by_chance: whether the verdict may pass as well, as with threads;
+    it fails on one model at least.
+    """
+
+    checks: Tuple[str, ...]
+    models: Where
+    says: str
+    by_chance: bool = False
+
+    def covers(self, model: Model, check: str) -> bool:
+        """Whether this check is expected to fail on this model."""
+        return check in self.checks and self.models(model)
+
+    def explains(self, verdict: Verdict) -> bool:
+        """Whether a verdict of a covered pair says what this defect makes it say."""
+        return re.search(self.says, verdict.detail, re.DOTALL) is not None
+
+
+@dataclass(frozen=True)
+class Defect:
+    """One upstream defect as data.
+
+    affected: for each distribution the versions that have it; all must hold. `upstream` names the pull request or
+    issue, and what it did about it.
+    """
+
+    name: str
+    said: str
+    upstream: str
+    affected: Mapping[str, str]
+    seen: Tuple[Sighting, ...]
+
+    def is_in(self, packages: Mapping[str, str]) -> bool:
+        """Whether an environment of these versions has the defect; False where a version is unknown."""
+        return all(_inside(packages.get(name), versions) for name, versions in self.affected.items())
+
+
+def _inside(version: Optional[str], versions: str) -> bool:
+    """Whether a version lies in a range; builds and pre-releases count as the release that they lead to."""
+    try:
+        return version is not None and SpecifierSet(versions).contains(Version(Version(version).base_version))
+    except InvalidVersion:
+        return False
