@@ -50,7 +50,7 @@ class Draws:
 
     adapters, rows: least and greatest number. mixed: whether a batch has at least two distinct names.
     saved: `any` subset of the model's saveable modules for each adapter, `all`, `none`, or `differ`: the
-    first adapter saves all, the last nothing.
+    first adapter saves all, the last nothing, those between something.
     """
 
     adapters: Tuple[int, int] = (1, 3)
@@ -116,7 +116,9 @@ def _saved(model: Model, draws: Draws, index: int, count: int) -> Any:
     from hypothesis import strategies as st
 
     if draws.saved == "differ":
-        return st.just(model.saved if index == 0 else ()) if index in (0, count - 1) else _subsets(model.saved)
+        if index in (0, count - 1):
+            return st.just(model.saved if index == 0 else ())
+        return _subsets(model.saved, at_least=min(1, len(model.saved)))
     if draws.saved == "any":
         return _subsets(model.saved)
     return st.just(model.saved if draws.saved == "all" else ())

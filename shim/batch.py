@@ -77,7 +77,7 @@ def holds(layer: Any, adapter: str) -> bool:
     """Tell whether `layer` has weights of its own for `adapter`."""
     if adapter == BASE:
         return False
-    if hasattr(layer, "adapter_layer_names"):
+    if hasattr(type(layer), "adapter_layer_names"):  # asked of the class: a wrapper looks up its module for the rest
         # Not through upstream's listers, which gather the names of every adapter that is loaded.
         # The modules come first, by the dictionary that torch keeps them in: this is asked at every layer call.
         modules = vars(layer)["_modules"]

@@ -21,14 +21,14 @@ Where = Callable[["Model"], bool]
 class Sighting:
     """Checks that a defect makes fail, on which models, and what their verdicts then say.
 
-    says: a regular expression found in the detail. by_chance: whether the verdict may pass as well, as with threads;
-    it fails on one model at least.
+    says: a regular expression found in the detail. certain: whether the verdict always fails; where it may pass as well,
+    as with threads, the defect is seen somewhere in the run all the same.
     """
 
     checks: Tuple[str, ...]
     models: Where
     says: str
-    by_chance: bool = False
+    certain: bool = True
 
     def covers(self, model: Model, check: str) -> bool:
         """Whether this check is expected to fail on this model."""
@@ -39,7 +39,7 @@ class Sighting:
         return re.search(self.says, verdict.detail, re.DOTALL) is not None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Defect:
     """One upstream defect as data.
 

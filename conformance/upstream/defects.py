@@ -1,9 +1,308 @@
-"""Every upstream defect on record."""
+"""Every upstream defect on record.
+
+Measured on the cells of the matrix (`tox.ini`), each without the shim; `docs/versions.md` shows what each cell gave.
+"""
 
 from __future__ import annotations
 
-from typing import Tuple
+from typing import TYPE_CHECKING, Tuple
 
-from conformance.upstream.defect import Defect
+from conformance.upstream.defect import Defect, Sighting
 
-DEFECTS: Tuple[Defect, ...] = ()
+if TYPE_CHECKING:
+    from conformance.models import Model
+
+_LENGTH = r"raised ValueError: Length of `adapter_names`"
+_NO_KWARGS = r"unexpected keyword argument 'with_kwargs'"
+_WRONG = r"differs by|output rows? of row|was answered"
+
+# Whether a batch that comes out right is right: a mixed forward is made, and its rows are held against their own.
+_ROWS = (
+    "a_batch_of_one_or_under_one_adapter_is_right",
+    "a_row_is_right_after_calls_of_other_sizes",
+    "base_rows_equal_the_base_model",
+    "bfloat16_rows_are_as_exact_as_alone",
+    "each_row_equals_its_own_run",
+    "float32_rows_are_as_exact_as_alone",
+    "many_adapters_of_any_rank_and_target_are_right",
+    "one_sample_under_several_adapters_gives_each_answer",
+    "other_adapters_weights_do_not_reach_a_row",
+    "reordering_rows_reorders_outputs",
+    "success_leaves_no_trace",
+)
+_SAVED = ("each_row_uses_its_own_saved_module", "rows_without_a_saved_module_use_the_base_one")
+_REFUSALS = ("a_wrong_number_of_names_is_refused_with_both_numbers", "merged_adapters_are_refused")
+_UNKNOWN = ("an_unknown_name_is_refused", "an_unknown_name_is_told_those_loaded", "a_deleted_name_is_refused")
+_KEYWORD_BEAMS = ("beams_by_keyword_are_the_rows_own", "several_returned_sequences_are_the_rows_own")
+_CONFIG_BEAMS = ("beams_by_generation_config_are_the_rows_own", "beams_of_the_models_own_config_are_the_rows_own")
+_TOKENS = ("greedy_tokens_equal_the_rows_own", *_KEYWORD_BEAMS, *_CONFIG_BEAMS)
+_ACTIVE = "the_names_are_used_whatever_is_active"
+_TUNERS = "no_tuner_ignores_the_names"
+_THREADS = "threads_do_not_affect_each_other"
+_COMPILED = "a_generate_that_compiles_itself_gives_the_rows_own_tokens"
+_MIXED = (*_ROWS, *_SAVED, *_REFUSALS, *_UNKNOWN, _ACTIVE, _THREADS, "outputs_that_mix_samples_are_refused_by_name")
+_HOOKS = {"peft": ">=0.10", "torch": ">=2.0"}
+
+
+def _every(model: Model) -> bool:
+    return True
+
+
+def _folds(model: Model) -> bool:
+    return bool(model.tags & {"folds-batch", "time-major"})
+
+
+def _whole(model: Model) -> bool:
+    return not _folds(model)
+
+
+def _dispatches(model: Model) -> bool:
+    return "experts" in model.tags
+
+
+def _causal(model: Model) -> bool:
+    return "causal-lm" in model.tags
+
+
+def _takes_anything(model: Model) -> bool:
+    """Whether the model's forward takes unknown keywords, and so ignores `adapter_names` (XLNet)."""
+    return model.name == "xlnet"
+
+
+def _is_strict(model: Model) -> bool:
+    return not _takes_anything(model)
+
+
+def _repeats_its_rows(model: Model) -> bool:
+    """Whether generate repeats the rows before the encoder, which no hook hears of (Whisper)."""
+    return model.name == "whisper"
+
+
+def _compiles_since_4_53(model: Model) -> bool:
+    return model.name == "gpt2"
+
+
+def _compiles_since_4_51(model: Model) -> bool:
+    return not _compiles_since_4_53(model)
+
+
+def _saves_linear_only(model: Model) -> bool:
+    return "integer" in model.tags
+
+
+def _saves_others(model: Model) -> bool:
+    return not _saves_linear_only(model)
+
+
+DEFECTS: Tuple[Defect, ...] = (
+    Defect(
+        "no_adapter_names",
+        "adapter_names are an unknown keyword, refused by most models and ignored by those that take any",
+        "huggingface/peft#1558, peft 0.10.0",
+        {"peft": "<0.10"},
+        (
+            Sighting(
+                (*_MIXED, _TUNERS, "training_mode_is_refused"),
+                _is_strict,
+                r"unexpected keyword argument 'adapter_names'",
+            ),
+            Sighting(
+                tuple({*_MIXED, _TUNERS, "training_mode_is_refused"} - {"success_leaves_no_trace"}),
+                _takes_anything,
+                rf"{_WRONG}|but should be a",
+            ),
+            Sighting(_TOKENS, _every, r"`model_kwargs` are not used by the model: \['adapter_names'\]"),
+        ),
+    ),
+    Defect(
+        "hooks_without_kwargs",
+        "torch.nn.Module has no hooks with keywords, so that every mixed call raises TypeError",
+        "pytorch/pytorch#89389, torch 2.0.0",
+        {"torch": "<2.0", "peft": ">=0.10"},
+        (Sighting(tuple({*_MIXED, *_TOKENS} - {*_UNKNOWN}), _every, _NO_KWARGS),),
+    ),
+    Defect(
+        "hooks_without_kwargs_before_names",
+        "the same for names that are not loaded, which are looked at afterwards",
+        "pytorch/pytorch#89389, torch 2.0.0; huggingface/peft#2090, peft 0.14.0",
+        {"torch": "<2.0", "peft": ">=0.10,<0.14"},
+        (Sighting(_UNKNOWN, _every, _NO_KWARGS),),
+    ),
+    Defect(
+        "folded_batch",
+        "a layer that sees other rows than one a sample is refused, or wrong where their numbers agree",
+        "none yet; huggingface/peft#1558 (0.10.0) brought one index of rows for all layers",
+        _HOOKS,
+        (
+            Sighting((*_ROWS, *_REFUSALS, _ACTIVE), _folds, rf"{_LENGTH}|{_WRONG}"),
+            Sighting(("a_deleted_name_is_refused",), _folds, rf"{_LENGTH}|{_WRONG}"),
+            Sighting(_SAVED, _folds, rf"{_LENGTH}|{_WRONG}|Mixed batching is only supported|KeyError"),
+            Sighting((_THREADS,), _folds, r""),
+        ),
+    ),
+    Defect(
+        "dispatched_experts",
+        "experts see the tokens of all samples in one list, and are refused by their number",
+        "none yet; huggingface/transformers#27942 brought Mixtral's list of experts, which transformers 5.0 fuses",
+        {**_HOOKS, "transformers": "<5"},
+        (
+            Sighting((*_ROWS, "a_deleted_name_is_refused", _ACTIVE), _dispatches, rf"{_LENGTH}|{_WRONG}"),
+            Sighting(_REFUSALS, _dispatches, _LENGTH, certain=False),
+            Sighting(_TOKENS, _dispatches, _LENGTH),
+            Sighting((_THREADS,), _dispatches, r""),
+        ),
+    ),
+    Defect(
+        "unknown_names_answered",
+        "a name that is not loaded gives the base model's answer",
+        "huggingface/peft#2090, peft 0.14.0",
+        {**_HOOKS, "peft": ">=0.10,<0.14"},
+        (Sighting(_UNKNOWN, _every, rf"was answered|{_LENGTH}"),),
+    ),
+    Defect(
+        "unknown_names_told_no_others",
+        "the error for a name that is not loaded does not say which are",
+        "none yet; huggingface/peft#2090 (0.14.0) brought the error",
+        {"peft": ">=0.14"},
+        (Sighting(("an_unknown_name_is_told_those_loaded",), _every, r"non-existing adapter\(s\).*but should be a"),),
+    ),
+    Defect(
+        "saved_modules_of_the_active_adapter",
+        "all rows go through the active adapter's saved modules",
+        "huggingface/peft#1990, peft 0.13.0",
+        {**_HOOKS, "peft": ">=0.10,<0.13"},
+        (Sighting(_SAVED, _every, rf"{_WRONG}|{_LENGTH}|not found in odict_keys"),),
+    ),
+    Defect(
+        "saved_modules_of_some_types",
+        "saved modules other than a few layer types are refused: classification heads, poolers, norms",
+        "none yet; huggingface/peft#1990 (0.13.0) brought the refusal",
+        {**_HOOKS, "peft": ">=0.13"},
+        (Sighting(_SAVED, _saves_others, rf"Mixed batching is only supported|{_LENGTH}|KeyError"),),
+    ),
+    Defect(
+        "rows_without_a_saved_module",
+        "a row whose adapter saves nothing where another does raises KeyError",
+        "none yet; huggingface/peft#1615 (0.11.0) lets such adapters load",
+        {**_HOOKS, "peft": ">=0.13"},
+        (Sighting(_SAVED[1:], _every, rf"KeyError|{_LENGTH}|Mixed batching is only supported"),),
+    ),
+    Defect(
+        "adapters_without_saved_modules_raise",
+        "set_adapter raises where an adapter saves nothing that another does",
+        "huggingface/peft#1615, peft 0.11.0",
+        {"peft": "<0.11"},
+        (
+            Sighting(
+                (
+                    "adapters_stay_right_after_switching_and_disabling",
+                    "a_merged_and_unloaded_model_answers_as_its_adapter",
+                ),
+                _every,
+                r"not found in odict_keys",
+            ),
+        ),
+    ),
+    Defect(
+        "saved_modules_stay_disabled",
+        "after switching to an adapter that saves nothing, a saved module stays disabled, silently",
+        "huggingface/peft#2422 and #2430, peft 0.15.0",
+        {"peft": ">=0.11,<0.15"},
+        (Sighting(("adapters_stay_right_after_switching_and_disabling",), _every, r"differs by"),),
+    ),
+    Defect(
+        "disabling_uses_another_adapters_module",
+        "after disable_adapter() a module that the active adapter does not save is another adapter's, silently",
+        "huggingface/peft#2758, peft 0.18.0",
+        {"peft": ">=0.15,<0.18"},
+        (Sighting(("adapters_stay_right_after_switching_and_disabling",), _every, r"differs by"),),
+    ),
+    Defect(
+        "unloading_another_adapters_module",
+        "unload and merge_and_unload keep another adapter's saved module, or raise, if the active one saves nothing",
+        "huggingface/peft#3455, peft 0.21.0",
+        {"peft": ">=0.11,<0.21"},
+        (
+            Sighting(
+                ("a_merged_and_unloaded_model_answers_as_its_adapter",), _every, r"differs by|TypeError was raised"
+            ),
+        ),
+    ),
+    Defect(
+        "deleting_leaves_a_mixture",
+        "after the active adapter is deleted each layer picks its own next one, or its saved modules are still there",
+        "none yet; huggingface/peft#2466 (0.16.0) deletes the modules",
+        {"peft": ">=0.9"},
+        (Sighting(("adapters_stay_right_after_loading_and_deleting",), _every, r"differs by|KeyError"),),
+    ),
+    Defect(
+        "hooks_left_behind",
+        "any exception leaves the hooks of the call on the model, and the next call is routed by them",
+        "huggingface/peft#3475, open",
+        _HOOKS,
+        (Sighting(("failure_leaves_no_trace", "a_refused_call_leaves_no_trace"), _every, r"left a trace"),),
+    ),
+    Defect(
+        "names_ignored_by_tuners",
+        "tuners other than LoRA drop the names: every row gets the active adapter",
+        "none yet; huggingface/peft#2678 (0.18.0), #2668 and #3098 (0.20.0) for RoAd, HiRA and GLoRA",
+        {"peft": ">=0.10"},
+        (Sighting((_TUNERS,), _every, r"the names were ignored or mixed up"),),
+    ),
+    Defect(
+        "names_ignored_while_disabled",
+        "inside disable_adapter() the names are dropped",
+        "none yet; huggingface/peft#1558 (0.10.0)",
+        _HOOKS,
+        (Sighting((_ACTIVE,), _every, rf"differs by|{_LENGTH}"),),
+    ),
+    Defect(
+        "threads_share_hooks",
+        "calls in other threads run through the hooks of a mixed call",
+        "none yet; huggingface/peft#1558 (0.10.0)",
+        _HOOKS,
+        (Sighting((_THREADS,), _whole, r"", certain=False),),
+    ),
+    Defect(
+        "beams",
+        "beam search and several returned sequences have more rows than names, and are refused",
+        "huggingface/peft#2287, peft 0.15.0, for beams by keyword",
+        {**_HOOKS, "peft": ">=0.10,<0.15"},
+        (Sighting(_KEYWORD_BEAMS, _every, _LENGTH),),
+    ),
+    Defect(
+        "beams_by_config",
+        "beams that a generation config asks for are refused: only the keyword is looked at",
+        "none yet; huggingface/peft#2287 (0.15.0) looks at the keyword",
+        _HOOKS,
+        (Sighting(_CONFIG_BEAMS, _every, _LENGTH),),
+    ),
+    Defect(
+        "beams_of_rows_repeated_by_the_model",
+        "returned sequences of Whisper, whose generate repeats the rows itself, are refused",
+        "none yet; huggingface/peft#2287 (0.15.0)",
+        {**_HOOKS, "peft": ">=0.15"},
+        (Sighting(("several_returned_sequences_are_the_rows_own",), _repeats_its_rows, _LENGTH),),
+    ),
+    Defect(
+        "beams_on_transformers_5",
+        "the first forward of a beam search has one row a sample on transformers 5, and is refused",
+        "huggingface/peft#2921, peft 0.19.0",
+        {**_HOOKS, "peft": ">=0.15,<0.19", "transformers": ">=5"},
+        (Sighting(_KEYWORD_BEAMS, _causal, _LENGTH),),
+    ),
+    Defect(
+        "compiled_generate",
+        "a generate that compiles by itself keeps the first call's names: dynamo guards no hooks",
+        "none yet; huggingface/transformers#34923 (4.47) brought get_compiled_call",
+        {**_HOOKS, "transformers": ">=4.51"},
+        (Sighting((_COMPILED,), _compiles_since_4_51, r"generated \["),),
+    ),
+    Defect(
+        "compiled_generate_of_later_models",
+        "the same for a model that has a static cache only since then (GPT-2)",
+        "none yet; huggingface/transformers#34923 (4.47) brought get_compiled_call",
+        {**_HOOKS, "transformers": ">=4.53"},
+        (Sighting((_COMPILED,), _compiles_since_4_53, r"generated \["),),
+    ),
+)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Dict, List, Mapping, Sequence, Tuple
+from typing import Dict, List, Mapping, Sequence, Set, Tuple
 
 from conformance.models import MODELS
 from conformance.report.jsonl import Report
@@ -16,9 +16,9 @@ from conformance.verdict import Outcome, Verdict
 class Expectation:
     """What a run without the shim comes to.
 
-    known: the failing verdicts that a defect of these versions explains, each with those defects. surprising: those
-    that none does. missing: verdicts that did not fail though a defect of these versions says so, or a defect that
-    comes by chance and was seen nowhere (its verdicts are told by the first).
+    known: the failing verdicts that defects of these versions explain, each with those. surprising: the failing verdicts
+    that none does. missing: verdicts that did not fail though a defect of these versions says so; for a defect that was
+    to be seen somewhere and was not, the first verdict that it could have failed.
     """
 
     known: Tuple[Tuple[Verdict, Tuple[Defect, ...]], ...]
@@ -38,33 +38,25 @@ def expectation(report: Report, defects: Sequence[Defect] = DEFECTS) -> Expectat
     known: List[Tuple[Verdict, Tuple[Defect, ...]]] = []
     surprising: List[Verdict] = []
     missing: List[Tuple[Verdict, Defect]] = []
-    chances: Dict[str, _Chance] = {}
+    unseen: Dict[Defect, Verdict] = {}
+    seen: Set[Defect] = set()
     for verdict in report.verdicts:
         covering = _covering(present, verdict)
-        for defect, sighting in covering:
-            if sighting.by_chance:
-                chances.setdefault(defect.name, _Chance(defect, verdict)).count(verdict)
-        if verdict.outcome.fails_the_run:
+        if verdict.outcome is Outcome.FAIL:
             by = tuple(dict.fromkeys(defect for defect, sighting in covering if sighting.explains(verdict)))
-            if by and verdict.outcome is Outcome.FAIL:
+            seen.update(by)
+            if by:
                 known.append((verdict, by))
-            else:
-                surprising.append(verdict)
-        else:
-            sure = [defect for defect, sighting in covering if not sighting.by_chance]
-            missing += [(verdict, sure[0])] if sure and verdict.outcome is not Outcome.SKIPPED else []
-    missing += [(chance.first, chance.defect) for chance in chances.values() if not chance.seen]
+                continue
+        if verdict.outcome.fails_the_run:
+            surprising.append(verdict)
+        elif verdict.outcome is not Outcome.SKIPPED:
+            missing += [(verdict, defect) for defect, sighting in covering if sighting.certain][:1]
+            for defect, _ in covering:
+                unseen.setdefault(defect, verdict)
+    known_missing = {defect for _, defect in missing}
+    missing += [(verdict, defect) for defect, verdict in unseen.items() if defect not in seen | known_missing]
     return Expectation(tuple(known), tuple(surprising), tuple(missing))
-
-
-class _Chance:
-    """Whether a defect that comes by chance was seen at all."""
-
-    def __init__(self, defect: Defect, first: Verdict) -> None:
-        self.defect, self.first, self.seen = defect, first, False
-
-    def count(self, verdict: Verdict) -> None:
-        self.seen = self.seen or verdict.outcome is Outcome.FAIL
 
 
 def _covering(present: Sequence[Defect], verdict: Verdict) -> List[Tuple[Defect, Sighting]]:

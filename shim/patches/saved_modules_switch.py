@@ -1,12 +1,14 @@
-"""Saved modules below peft 0.15: an adapter without a module switches its wrapper off for good.
+"""Saved modules below peft 0.18: a module that the active adapter lacks is not in the state of the model.
 
-0.9 and 0.10 raise in `set_adapter`; 0.11 to 0.14 leave the wrapper disabled, so that later outputs are
-silently wrong; in all of them loading an adapter makes its saved modules active though the adapter is not.
+0.9 and 0.10 raise in `set_adapter`; 0.11 to 0.14 leave the wrapper disabled for good; 0.15 to 0.17 put another
+adapter's module in use when a `disable_adapter()` ends. In all of them loading an adapter makes its saved modules
+active though the adapter is not. Later outputs are silently wrong.
 """
 
 from __future__ import annotations
 
 import functools
+import inspect
 import sys
 from typing import Any, Callable, Iterator, List, Sequence, Set
 
@@ -39,12 +41,15 @@ def replacements() -> Sequence[Replacement]:
     from peft import PeftModel
     from peft.utils import other
 
+    # Breakpoint: huggingface/peft#2376, peft 0.15.0: wrappers take a list.
+    takes_list = "adapter_names" in inspect.signature(other.ModulesToSaveWrapper.set_adapter).parameters
+    set_adapter_as_here = set_adapter_of_list if takes_list else set_adapter
     return [
-        Replacement.by(other.ModulesToSaveWrapper, "set_adapter", set_adapter),
+        Replacement.by(other.ModulesToSaveWrapper, "set_adapter", set_adapter_as_here),
         Replacement.by(other.ModulesToSaveWrapper, "enable_adapters", enable_adapters),
         Replacement(PeftModel, "add_adapter", _following_the_active_adapter(vars(PeftModel)["add_adapter"])),
         *_wherever_imported("_set_adapter", set_adapter_of_wrappers),
-        *_wherever_imported("_set_trainable", _with_own_modules(other._set_trainable)),
+        *_own_modules_only(other._set_trainable),
     ]
 
 
@@ -67,6 +72,18 @@ def set_adapter(self: Any, adapter_name: str) -> None:
     self._active_adapter = adapter_name
 
 
+def set_adapter_of_list(self: Any, adapter_names: Any) -> None:
+    """Make the adapter, a name or a list of one, active, as `set_adapter`.
+
+    Raises:
+        ValueError: the list has several.
+    """
+    names = [adapter_names] if isinstance(adapter_names, str) else adapter_names
+    if len(names) > 1:
+        raise ValueError(f"Attempted to set multiple ({names}) adapters at once for modules_to_save.")
+    set_adapter(self, names[0])
+
+
 def enable_adapters(self: Any, enabled: bool) -> None:
     """Toggle the saved modules, as upstream, also where the active adapter has none here."""
     if self._disable_adapters is not enabled:
@@ -80,22 +97,30 @@ def enable_adapters(self: Any, enabled: bool) -> None:
 
 def set_adapter_of_wrappers(model: Any, adapter_name: Any) -> None:
     """Tell every wrapper of `model` its active adapter: one name, or a list of one."""
-    from peft.utils.other import ModulesToSaveWrapper
+    from shim.modules import layer_kinds
 
-    wrappers = [module for module in model.modules() if isinstance(module, ModulesToSaveWrapper)]
+    wrappers = [module for module in model.modules() if isinstance(module, layer_kinds()[1])]
     if wrappers and not isinstance(adapter_name, str):
         if len(adapter_name) != 1:
             raise ValueError("Only one adapter can be set at a time for modules_to_save")
         adapter_name = adapter_name[0]
     for wrapper in wrappers:
-        wrapper.set_adapter(adapter_name)
+        if hasattr(wrapper, "modules_to_save"):
+            wrapper.set_adapter(adapter_name)
+        else:  # trainable tokens, as upstream
+            wrapper.enable_adapters(adapter_name in wrapper._adapters)
+            if adapter_name in wrapper._adapters:
+                wrapper.set_adapter(adapter_name)
+
+
+def _own_modules_only(set_trainable: Callable[..., Any]) -> Iterator[Replacement]:
+    # Breakpoint: huggingface/peft#2220, peft 0.15.0: the caller says which modules are the adapter's.
+    if "module_names" not in inspect.signature(set_trainable).parameters:
+        yield from _wherever_imported("_set_trainable", _with_own_modules(set_trainable))
 
 
 def _with_own_modules(original: Callable[..., None]) -> Callable[..., None]:
-    """Return `_set_trainable` that copies for an adapter the modules that it names, not all that any adapter does.
-
-    Breakpoint: huggingface/peft#2220, peft 0.15.0
-    """
+    """Return `_set_trainable` that copies for an adapter the modules that it names, not all that any adapter does."""
 
     @functools.wraps(original)
     def set_trainable(model: Any, adapter_name: str) -> None:
@@ -149,9 +174,9 @@ def _in_use(model: Any) -> Any:
 PATCH = Patch(
     name="saved_modules_switch",
     defect="an adapter that lacks a saved module raises in set_adapter, or switches the module off for all",
-    breakpoint="huggingface/peft#2422 and #2430, peft 0.15.0",
+    breakpoint="huggingface/peft#2422 and #2430 (0.15.0) for set_adapter, #2758 (0.18.0) for the rest",
     distribution="peft",
-    affected="<0.15",
+    affected="<0.18",
     clauses=("H1", "H2", "H3"),
     check="adapters_stay_right_after_switching_and_disabling",
     is_broken=is_broken,

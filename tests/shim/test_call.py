@@ -188,8 +188,16 @@ def test_compiling_for_plain_calls_still_works():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model = peft.get_peft_model(nn.Sequential(nn.Linear(3, 3)), peft.LoraConfig(r=1, target_modules=["0"]))
-        compiled = torch.compile(model.eval(), backend="eager", fullgraph=True)
         x = torch.randn(2, 3)
+        shim.uninstall()
+        try:
+            torch.compile(model.eval(), backend="eager", fullgraph=True)(x)
+        except torch._dynamo.exc.Unsupported:
+            pytest.skip("this torch makes no full graph of PEFT's own forward")
+        finally:
+            shim.install()
+            torch._dynamo.reset()
+        compiled = torch.compile(model, backend="eager", fullgraph=True)
         torch.testing.assert_close(compiled(x), model(x))
 
 

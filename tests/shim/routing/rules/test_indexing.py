@@ -31,13 +31,19 @@ CASES = [
     Case("isin", lambda x: torch.isin(x, 2), "B 3 : i5"),
 ]
 
+# torch 2.0 to 2.4 takes an index whose rows overlap in memory for an expanded one, and gathers other elements.
+_OVERLAPPING = torch.tensor([0, 3, 1, 2]).as_strided((2, 3), (1, 1))
+_TABLE = torch.arange(12).double().view(4, 3)
+GATHER_IS_RIGHT = torch.equal(_TABLE.gather(0, _OVERLAPPING), _TABLE.gather(0, _OVERLAPPING.contiguous()))
+IN_ANY_MEMORY = [case for case in CASES if GATHER_IS_RIGHT or case.names != ("gather",)]
+
 
 @pytest.mark.parametrize("case", [case for case in CASES if case.runs_here], ids=repr)
 def test_declared_owners(case):
     check_declared(case)
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if case.runs_here], ids=repr)
+@pytest.mark.parametrize("case", [case for case in IN_ANY_MEMORY if case.runs_here], ids=repr)
 @any_owners()
 def test_any_owners(case, data, seed):
     check_any(case, data, seed)
