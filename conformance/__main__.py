@@ -17,7 +17,7 @@ from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Iterator, List, Optional, Sequence
 
-from conformance.report import expected, markdown, models, picture, table
+from conformance.report import expected, markdown, models, picture, table, versions
 from conformance.report.environment import goes_on_from
 from conformance.report.jsonl import Report, ReportError, merge, read, write
 from conformance.report.progress import progress
@@ -103,6 +103,15 @@ def report(options: argparse.Namespace) -> int:
     if options.models_markdown:
         _write_models(environments, Path(options.models_markdown))
         return FINE
+    if options.versions_markdown:
+        for path, text in versions.pages(environments, Path(options.versions_markdown)).items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+        return FINE
+    several = versions.environments(environments)
+    if len(several) > 1 and not options.tables:
+        _print(versions.render(several))
+        return FINE
     for merged in environments:
         if options.markdown:
             print(markdown.render(merged))
@@ -171,6 +180,14 @@ def _parser() -> argparse.ArgumentParser:
     reports.add_argument("--markdown", action="store_true", help="as Markdown, for a README")
     reports.add_argument("--svg", metavar="PATH", help="draw the tables side by side, as a picture")
     reports.add_argument("--models-markdown", metavar="PATH", help="write the page of every model type there")
+    reports.add_argument(
+        "--versions-markdown",
+        metavar="PATH",
+        help="write the page of every environment there, and one for each beside it",
+    )
+    reports.add_argument(
+        "--tables", action="store_true", help="a table for each of several environments, not one for all"
+    )
     reports.set_defaults(command=report)
     benches = commands.add_parser("bench", help="measure what a mixed batch costs, side by side")
     benches.add_argument("what", choices=["routing"], help="routing: a trace, a call, a layer call, beside PEFT's own")

@@ -107,6 +107,15 @@ def layers_in_evaluation(model: Any, adapters: Set[str]) -> Optional[Layers]:
     return _KNOWN[model].layers
 
 
+def base_layer_of(layer: Any) -> Any:
+    """Return the layer that an adapter's wraps; None where it wraps none, as a saved module's wrapper.
+
+    Not by attribute: that wrapper asks the module that it stands for, and raises while it has no active adapter
+    (peft 0.16 to 0.18).
+    """
+    return vars(layer)["_modules"].get("base_layer")
+
+
 def is_compiled(module: Any) -> bool:
     """Whether torch.compile has made a graph of `module`."""
     # Module.compile() sets _compiled_call_impl on the instance; torch.compile(module) wraps it; the idiom of

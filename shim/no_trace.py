@@ -27,7 +27,8 @@ def failure_leaves_no_trace(model: Any, caches: Dict[str, Any]) -> Iterator[None
     """Put back random generators and `caches` where the block raises, and PEFT's own writes in any case.
 
     `PeftModelForCausalLM.generate` writes two attributes on the base model, and takes them back after an
-    `Exception` but not after a KeyboardInterrupt.
+    `Exception` but not after a KeyboardInterrupt. transformers' generate keeps its static cache on the model for the
+    next call, which one that failed before its first forward leaves unfit for any.
     """
     states = _generator_states()
     before = {name: map_leaves(lambda _, leaf: leaf, cache) for name, cache in caches.items()}
@@ -52,7 +53,7 @@ def _attributes_that_generate_writes(model: Any) -> List[Tuple[Any, str, Any]]:
     owners = [(base, "prepare_inputs_for_generation"), (base, "generation_config")]
     inner = vars(base).get("_modules", {}).get("model")
     if inner is not None:
-        owners.append((inner, "generation_config"))
+        owners += [(inner, "generation_config"), (inner, "_cache")]
     return [(owner, name, vars(owner).get(name, _ABSENT)) for owner, name in owners]
 
 

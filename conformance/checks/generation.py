@@ -61,11 +61,12 @@ def several_returned_sequences_are_the_rows_own(case: Case) -> Evidence:
 def a_generate_that_compiles_itself_gives_the_rows_own_tokens(case: Case) -> Evidence:
     """Are tokens right where generate decodes by torch.compile, as with a static cache on CUDA?"""
     settings = {"cache_implementation": "static"}
-    with _generate_compiles() as compiled:
-        try:
-            own = _own_tokens(case, settings)
-        except ValueError as error:
-            raise Inapplicable(f"the model has no static cache: {error}") from error
+    config = _compile_config()
+    try:
+        own = _own_tokens(case, settings)
+    except ValueError as error:
+        raise Inapplicable(f"the model has no static cache: {error}") from error
+    with _compiling_everywhere(config) as compiled:
         # A graph that an earlier call left must not answer for other names, nor for a call without any.
         for names in (case.rows[::-1], None, case.rows):
             mixed = _tokens(case, case.peft_model, {**settings, **compiled}, names)
@@ -111,20 +112,26 @@ def _expect_tokens(
     return Evidence()
 
 
-@contextmanager
-def _generate_compiles() -> Iterator[Dict[str, Any]]:
-    """Let generate compile on every device inside the block; give the keywords that keep it from taking long.
+def _compile_config() -> Any:
+    """Return the class of the settings by which generate compiles.
 
     Raises:
         Inapplicable: the generate of this transformers does not compile, or on CUDA alone.
     """
-    import torch
     import transformers
 
-    config: Any = getattr(transformers, "CompileConfig", None)
+    config = getattr(transformers, "CompileConfig", None)
     # There in 4.51, absent in 4.47; made for tests like this one.
     if not hasattr(config, "_compile_all_devices"):
         raise Inapplicable("generate does not compile on the CPU here")
+    return config
+
+
+@contextmanager
+def _compiling_everywhere(config: Any) -> Iterator[Dict[str, Any]]:
+    """Let generate compile on every device inside the block; give the keywords that keep it from taking long."""
+    import torch
+
     before = config._compile_all_devices
     config._compile_all_devices = True
     try:

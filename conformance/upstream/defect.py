@@ -21,8 +21,8 @@ Where = Callable[["Model"], bool]
 class Sighting:
     """Checks that a defect makes fail, on which models, and what their verdicts then say.
 
-    says: a regular expression found in the detail. certain: whether the verdict always fails; where it may pass as well,
-    as with threads, the defect is seen somewhere in the run all the same.
+    says: a regular expression found in the detail. certain: whether the verdict always fails; where it may pass as
+    well, as with threads, the defect is seen somewhere in the run all the same.
     """
 
     checks: Tuple[str, ...]

@@ -16,9 +16,9 @@ from conformance.verdict import Outcome, Verdict
 class Expectation:
     """What a run without the shim comes to.
 
-    known: the failing verdicts that defects of these versions explain, each with those. surprising: the failing verdicts
-    that none does. missing: verdicts that did not fail though a defect of these versions says so; for a defect that was
-    to be seen somewhere and was not, the first verdict that it could have failed.
+    known: the failing verdicts that defects of these versions explain, each with those. surprising: the failing
+    verdicts that none does. missing: verdicts that did not fail though a defect of these versions says so; for a
+    defect that was to be seen somewhere and was not, the first verdict that it could have failed.
     """
 
     known: Tuple[Tuple[Verdict, Tuple[Defect, ...]], ...]

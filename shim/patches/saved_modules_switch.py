@@ -105,7 +105,7 @@ def set_adapter_of_wrappers(model: Any, adapter_name: Any) -> None:
             raise ValueError("Only one adapter can be set at a time for modules_to_save")
         adapter_name = adapter_name[0]
     for wrapper in wrappers:
-        if hasattr(wrapper, "modules_to_save"):
+        if "modules_to_save" in vars(wrapper)["_modules"]:
             wrapper.set_adapter(adapter_name)
         else:  # trainable tokens, as upstream
             wrapper.enable_adapters(adapter_name in wrapper._adapters)

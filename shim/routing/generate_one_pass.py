@@ -118,7 +118,8 @@ def _followed(function: Callable[..., Any], batch: MixedBatch, inputs: Inputs, o
     values = {name: value for name, value in inputs.values.items() if name not in _NO_SAY}
     short = Inputs({**values, "max_new_tokens": STEPS, "min_new_tokens": STEPS}, inputs.positional)
     try:
-        return follow_rows(function, batch, short, owners)
+        with failure_leaves_no_trace(batch.model, {}):
+            return follow_rows(function, batch, short, owners)
     except (Unroutable, MemoryError):
         raise
     except Exception as error:

@@ -9,7 +9,7 @@ import torch
 
 from shim.batch import MixedBatch, holds
 from shim.errors import Unroutable
-from shim.modules import layer_kinds
+from shim.modules import base_layer_of, layer_kinds
 from shim.routing.rows import RowRule
 from shim.routing.tree import leaves, map_leaves
 from shim.selection import BASE, Selection, select
@@ -140,8 +140,8 @@ def _holds_inside(layer: Any, adapter: str) -> bool:
     while layer is not None:
         if holds(layer, adapter):
             return True
-        inner = getattr(layer, "base_layer", None)
-        layer = inner if hasattr(inner, "base_layer") else None
+        inner = base_layer_of(layer)
+        layer = inner if inner is not None and base_layer_of(inner) is not None else None
     return False
 
 
@@ -173,7 +173,7 @@ def _is_plain_lora(layer: Any, found: Sequence[Tuple[str, Any]]) -> bool:
     cls = type(layer)
     if cls.__name__ != "Linear" or not cls.__module__.startswith("peft.tuners.lora"):
         return False
-    if hasattr(layer.base_layer, "base_layer"):  # an adapter of another method inside
+    if base_layer_of(layer.base_layer) is not None:  # an adapter of another method inside
         return False
     # Breakpoint: huggingface/peft#2443, peft 0.16.0: variants; before, DoRA is a flag.
     special = (getattr(layer, "lora_variant", None) or {}, getattr(layer, "use_dora", None) or {})

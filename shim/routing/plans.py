@@ -13,6 +13,7 @@ import torch
 from shim import policy
 from shim.batch import MixedBatch
 from shim.errors import Unroutable
+from shim.modules import base_layer_of
 from shim.routing.inputs import Inputs
 from shim.routing.plan import Plan, generalize, instantiate
 from shim.routing.trace import Owners, trace
@@ -229,7 +230,7 @@ def _autocast() -> Hashable:
 
 
 def _base_name(layer: Any) -> str:
-    base = getattr(layer, "base_layer", None)
+    base = base_layer_of(layer)
     return "" if base is None else type(base).__name__
 
 

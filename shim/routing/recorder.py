@@ -9,6 +9,7 @@ import torch
 
 from shim.batch import MixedBatch
 from shim.errors import Unroutable
+from shim.modules import base_layer_of
 from shim.routing.layers import Kind, kind_of, row_arguments, tensors_of
 from shim.routing.lifting import Lifts, can_be_lifted, lifted
 from shim.routing.owners import CONSTANT
@@ -113,7 +114,7 @@ class Recorder(Route):
             lattice.tainted, lattice.by_data = store.tainted(tensor), store.by_data(tensor)
             dense = _dense(store.ids(tensor), tensor)
             ids = _dense(lattice.reduce(dense, [-1]), tensor).squeeze(-1) if tensor.dim() else dense
-            if hasattr(layer, "base_layer") and type(layer).__name__ != "ParamWrapper":
+            if base_layer_of(layer) is not None and type(layer).__name__ != "ParamWrapper":
                 ids = self._with_input(call, args[0], ids)
             found.append(ids)
             decided = max(decided, lattice.by_data)

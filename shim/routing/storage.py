@@ -164,3 +164,16 @@ def _overlaps(tensor: torch.Tensor) -> bool:
                 return True
             reach += (size - 1) * stride
     return False
+
+
+def overlaps_itself(tensor: torch.Tensor) -> bool:
+    """Whether two elements of `tensor` may be one in memory."""
+    if tensor.is_contiguous():
+        return False
+    span = 1
+    for stride, size in sorted(zip(tensor.stride(), tensor.shape)):
+        if size > 1:
+            if stride < span:
+                return True
+            span += (size - 1) * stride
+    return False

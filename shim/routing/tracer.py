@@ -21,7 +21,7 @@ from shim.routing.operations import Operation, operation
 from shim.routing.owners import BY_ADAPTERS, BY_INPUTS, Ids, Lattice
 from shim.routing.rules import elementwise, find_rule
 from shim.routing.rules.op import Op
-from shim.routing.storage import OwnerStore, address, storage_of
+from shim.routing.storage import OwnerStore, address, overlaps_itself, storage_of
 
 # What takes values out of torch without the dispatcher (`item` goes through it).
 _ESCAPES = frozenset("tolist numpy __array__ __dlpack__ apply_ map_ map2_ data_ptr __getstate__ __reduce_ex__".split())
@@ -168,7 +168,9 @@ class Tracer(TorchDispatchMode):
     def _apply(self, known: Operation, op: Op) -> List[Ids]:
         """Return the ids of everything that was written: by the operation's rule, or by joining all it read."""
         rule = find_rule(known.name) or (elementwise if known.pointwise else None)
-        if rule is not None:
+        # What an operation reads of a place that it writes to several times is its kernel's own affair.
+        by_element = rule is elementwise or known.name == "copy"
+        if rule is not None and (by_element or not any(map(overlaps_itself, op.written))):
             # An error tells of a form of the operation that the rule does not cover.
             with suppress(RuntimeError, IndexError, TypeError, ValueError, AttributeError, AssertionError):
                 return op.fitted(rule(op))

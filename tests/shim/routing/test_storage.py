@@ -1,11 +1,12 @@
 """Owner ids per storage element: whatever a view shows, the memory remembers."""
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from shim.routing.owners import MIXED, Lattice
-from shim.routing.storage import OwnerStore
+from shim.routing.storage import OwnerStore, overlaps_itself
 
 
 def stores():
@@ -93,3 +94,23 @@ def test_marks_stay_with_the_memory():
     assert store.tainted(tensor[2:])
     assert store.by_data(tensor[2:])
     assert store.mixed(tensor[2:])
+
+
+@pytest.mark.parametrize(
+    ("shape", "strides", "overlaps"),
+    [
+        ((2, 3), (3, 1), False),
+        ((2, 3), (1, 2), False),
+        ((2, 3), (10, 2), False),
+        ((3, 5), (1, 1), True),
+        ((2, 3), (2, 1), True),
+        ((2, 3), (0, 1), True),
+        ((1, 3), (0, 1), False),
+        ((0, 3), (0, 0), False),
+    ],
+)
+def test_memory_that_overlaps_itself_is_told(shape, strides, overlaps):
+    tensor = torch.zeros(30).as_strided(shape, strides)
+    assert overlaps_itself(tensor) is overlaps
+    places = torch.arange(30).as_strided(shape, strides)
+    assert (places.unique().numel() < places.numel()) is overlaps

@@ -311,3 +311,10 @@ def test_gradients_do_not_stand_in_the_way(tracer):
         result = layer(x).relu()
     assert result.requires_grad
     assert owners(tracer, result) == ROWS.expand(3, 2).tolist()
+
+
+def test_writing_to_one_place_several_times_joins_all_that_is_there(tracer):
+    memory = seed(tracer, 3, 1).flatten()
+    with tracer:
+        memory.as_strided((2, 2), (1, 1)).cumsum_(1)
+    assert owners(tracer, memory) == [MIXED] * 3

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from packaging.version import Version
 from torch.nn import functional as F
 
 from shim.routing.rules import RULES
@@ -98,8 +99,10 @@ def test_every_rule_has_a_case():
 
 @pytest.mark.skipif(not hasattr(torch.ops.aten, "_fused_rms_norm"), reason="an older torch runs fewer")
 def test_every_case_runs_on_a_recent_torch():
-    assert [case for module in MODULES for case in module.CASES if not case.runs_here] == []
-    assert [case for case in WHOLE if not case.runs_here] == []
+    missing = {name for module in MODULES for case in module.CASES if not case.runs_here for name in case.names}
+    missing |= {name for case in WHOLE if not case.runs_here for name in case.names}
+    assert missing <= {"_grouped_mm"}
+    assert not missing or Version(torch.__version__) < Version("2.11"), "it runs on a CPU since"
 
 
 WRONG = {
