@@ -17,7 +17,7 @@ from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Iterator, List, Optional, Sequence
 
-from conformance.report import expected, markdown, models, picture, table, versions
+from conformance.report import markdown, models, picture, table
 from conformance.report.environment import goes_on_from
 from conformance.report.jsonl import Report, ReportError, merge, read, write
 from conformance.report.progress import progress
@@ -35,7 +35,6 @@ from conformance.selection import (
     remaining_pairs,
 )
 from conformance.settings import Settings
-from conformance.upstream.expectation import expectation
 
 FINE, FAILED, USAGE = 0, 1, 2
 
@@ -89,6 +88,9 @@ def run(options: argparse.Namespace) -> int:
 
 def _hold_against_record(found: Report) -> int:
     """Print how a run without the shim compares with the defects on record, and return the exit code."""
+    from conformance.report import expected
+    from conformance.upstream.expectation import expectation
+
     held = expectation(found)
     print(facts(found))
     _print(expected.render(held))
@@ -97,6 +99,8 @@ def _hold_against_record(found: Report) -> int:
 
 def report(options: argparse.Namespace) -> int:
     """Show one table for each environment in the reports that are named; exit 0 whatever they say."""
+    from conformance.report import versions
+
     environments = merge([read(path) for path in options.paths])
     if options.svg:
         Path(options.svg).write_text(picture.render(environments), encoding="utf-8")

@@ -93,8 +93,8 @@ def _environment(facts: Mapping[str, object], runs: Mapping[bool, Report]) -> En
     packages: Mapping[str, str] = dict(facts.get("packages") or {})  # type: ignore[call-overload]
     python, device = str(facts.get("python", "?")), str(facts.get("device", "?"))
     name = str(facts.get("name") or f"torch{packages.get('torch', '?')}-peft{packages.get('peft', '?')}")
-    if device != "cpu":
-        name += f"-{device.split(':')[0]}"
+    if device.startswith("cuda"):
+        name += "-cuda"
     return Environment(name, python, packages, device, runs.get(True), runs.get(False))
 
 
@@ -124,7 +124,11 @@ def _clauses(found: Sequence[Environment], folder: str) -> List[str]:
         by_run = [_by_clause(report) for report in (one.with_shim, one.without_shim)]
         for clause in {*by_run[0], *by_run[1]}:
             clauses.append(clause)
-            marks = [_mark(run.get(clause, Outcome.SKIPPED), one.name, clause, folder) for run in by_run]
+            anchors = [f"{clause} with the shim", clause]
+            marks = [
+                _mark(run.get(clause, Outcome.SKIPPED), f"{folder}/{one.name}.md", anchor if folder else "")
+                for run, anchor in zip(by_run, anchors)
+            ]
             cells[one.name, clause] = " ".join(marks)
     lines = [row(["clause", *(one.name for one in found)]), row(["---", *(":-:" for _ in found)])]
     for clause in sorted(set(clauses), key=clause_order):
@@ -140,9 +144,10 @@ def _by_clause(report: Optional[Report]) -> Dict[str, Outcome]:
     return {clause: worst(several) for clause, several in outcomes.items()}
 
 
-def _mark(outcome: Outcome, name: str, clause: str, folder: str) -> str:
+def _mark(outcome: Outcome, page: str, heading: str) -> str:
     symbol = MARKS[outcome].symbol
-    return f"[{symbol}]({folder}/{name}.md#{clause.lower()})" if folder and outcome.fails_the_run else symbol
+    anchor = heading.lower().replace(" ", "-")  # as GitHub makes one
+    return f"[{symbol}]({page}#{anchor})" if anchor and outcome.fails_the_run else symbol
 
 
 def _defects(found: Sequence[Environment]) -> List[str]:

@@ -47,6 +47,7 @@ def test_nothing_but_refusals_shows_nothing(sandbox):
         (["--examples", "0"], "must be at least 1"),
         (["--report", "."], "Is a directory"),
         (["--colour"], "--colour"),
+        (["--on-record"], "needs --without-shim"),
     ],
 )
 def test_wrong_usage(sandbox, arguments, said):
@@ -64,6 +65,16 @@ def test_options_reach_the_checks(sandbox):
     ran = sandbox.conformance("run", "--checks=R2", "--device=cuda:1", "--without-shim", "--examples=7", "--shrink")
     assert "Settings(device='cuda:1', with_shim=False, examples=7, shrink=True)" in ran.stdout
     assert sandbox.shim_log.read_text().startswith("left out")
+
+
+def test_a_run_without_the_shim_is_held_against_the_record(sandbox):
+    ran = sandbox.conformance("run", "--models", "alpha-base", "--checks", "R1", "--without-shim", "--on-record")
+    assert ran.returncode == FINE, ran.stdout + ran.stderr
+    assert ran.stdout.endswith("AS ON RECORD: 0 red, each by a known defect, and nothing else\n")
+    ran = sandbox.conformance("run", "--models", "beta", "--checks", "R2", "--without-shim", "--on-record")
+    assert ran.returncode == FAILED
+    assert "fail, but no defect on record explains it" in ran.stdout
+    assert "NOT AS ON RECORD: 0 red by known defects, 1 by none, 0 that should be red" in ran.stdout
 
 
 def test_report_and_junit_are_written(sandbox):
@@ -144,3 +155,32 @@ def test_report_of_no_report_is_wrong_usage(sandbox, content):
     assert ran.returncode == USAGE
     assert "run.jsonl" in ran.stderr
     assert "Traceback" not in ran.stderr
+
+
+def test_reports_of_several_environments_are_one_page_and_pages_where_asked(sandbox):
+    run = sandbox.conformance("run", "--checks", "R1,R2", "--report", "one.jsonl")
+    assert run.returncode == FAILED
+    text = (sandbox.folder / "one.jsonl").read_text()
+    (sandbox.folder / "two.jsonl").write_text(text.replace('"environment": {', '"environment": {"name": "c99", '))
+    shown = sandbox.conformance("report", "one.jsonl", "two.jsonl")
+    assert shown.returncode == FINE
+    assert "| R1 | ✓ · | ✓ · |" in shown.stdout
+    tables = sandbox.conformance("report", "one.jsonl", "two.jsonl", "--tables").stdout
+    assert tables.count("FAILED: 2 pass, 2 fail on 2 models") == 2
+    page = sandbox.folder / "docs" / "versions.md"
+    assert sandbox.conformance("report", "one.jsonl", "two.jsonl", "--versions-markdown", str(page)).returncode == FINE
+    assert "(versions/c99.md#r2-with-the-shim)" in page.read_text()
+    assert "reproduce('it')" in (page.parent / "versions" / "c99.md").read_text()
+
+
+def test_a_report_of_other_code_is_not_gone_on_from(sandbox):
+    sandbox.conformance("run", "--models", "alpha-base", "--checks", "R1", "--report", "run.jsonl")
+    report = sandbox.folder / "run.jsonl"
+    again = sandbox.conformance("run", "--models", "alpha-base", "--checks", "R1", "--report", "run.jsonl", "--resume")
+    assert "checks to run" not in again.stdout
+    code = read(report).header["code"]
+    report.write_text(report.read_text().replace(code, "0" * len(code)))
+    again = sandbox.conformance("run", "--models", "alpha-base", "--checks", "R1", "--report", "run.jsonl", "--resume")
+    assert again.returncode == FINE
+    assert "run.jsonl was made by other code, versions or settings: starting anew" in again.stdout
+    assert "1 checks to run" in again.stdout or "1 check to run" in again.stdout

@@ -6,7 +6,7 @@ import math
 import pytest
 
 from conformance.report import markdown, table
-from conformance.report.environment import command, device_name, header, versions
+from conformance.report.environment import command, device_name, goes_on_from, header, versions
 from conformance.report.jsonl import (
     Report,
     ReportError,
@@ -192,6 +192,23 @@ def test_header_has_the_facts():
     assert found["environment"]["device"] == "cuda: NVIDIA H200"
     assert found["settings"] == {"device": "auto", "with_shim": False, "examples": 3, "shrink": False}
     assert "pytest" in versions()
+
+
+def test_a_run_goes_on_from_one_of_the_same_code_versions_and_settings():
+    before = header(Settings())
+    assert goes_on_from(before, Settings())
+    assert goes_on_from(before, Settings(shrink=True))
+    assert not goes_on_from(before, Settings(examples=9))
+    assert not goes_on_from({**before, "code": "another"}, Settings())
+    packages = {**before["environment"]["packages"], "torch": "0"}
+    assert not goes_on_from({**before, "environment": {**before["environment"], "packages": packages}}, Settings())
+
+
+def test_an_environment_of_tox_has_its_name(monkeypatch):
+    monkeypatch.setenv("TOX_ENV_NAME", "c05")
+    assert header(Settings())["environment"]["name"] == "c05"
+    monkeypatch.delenv("TOX_ENV_NAME")
+    assert "name" not in header(Settings())["environment"]
 
 
 def test_device_is_unnamed_while_torch_is_not_imported(monkeypatch):
