@@ -97,6 +97,7 @@ def test_uneven_images_have_samples_of_different_sizes(made):
     run(made("every:qwen2_vl+head"), batch)
 
 
+@SEES
 def test_what_was_not_fed_is_said(made):
     batch = drawn(made, "every:llava+head")
     del batch.tensors["pixel_values"]
