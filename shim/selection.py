@@ -7,6 +7,7 @@ serves every tuner, threads and asyncio tasks do not see each other, and nothing
 
 from __future__ import annotations
 
+import ctypes
 import functools
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -131,37 +132,50 @@ ANSWERS: Dict[str, Callable[[Selection, bool], Any]] = {
 }
 
 
-class ModelActiveAdapter:
-    """`PeftModel.active_adapter` as a data descriptor: the call's adapter during a call, else the stored one.
+def model_active_adapter() -> property:
+    """Return `PeftModel.active_adapter` as a property: the call's adapter during a call, else the stored one.
 
     PEFT picks the configuration of a call (task type, aLoRA's invocation tokens) by this attribute. The
     stored value stays where PEFT puts it, in the instance's `__dict__`, so that pickle, deepcopy and
     uninstalling see nothing new.
     """
+    return property(_read_by_dynamo(_get_active_adapter), _set_active_adapter, _delete_active_adapter)
 
-    def __get__(self, model: Any, owner: Any = None) -> Any:
-        """Return the adapter that the running call uses, or the stored one."""
-        if model is None:
-            return self
-        if not _is_compiling():
-            selection = _CURRENT.get()
-            if selection is not None and selection.model is model and selection.adapter != BASE:
-                return selection.adapter
-        try:
-            return vars(model)["active_adapter"]
-        except KeyError:
-            raise AttributeError("active_adapter") from None
 
-    def __set__(self, model: Any, value: Any) -> None:
-        """Store the active adapter, as PEFT does."""
-        vars(model)["active_adapter"] = value
+def _get_active_adapter(model: Any) -> Any:
+    if not _is_compiling():
+        selection = _CURRENT.get()
+        if selection is not None and selection.model is model and selection.adapter != BASE:
+            return selection.adapter
+    try:
+        return vars(model)["active_adapter"]
+    except KeyError:
+        raise AttributeError("active_adapter") from None
 
-    def __delete__(self, model: Any) -> None:
-        """Forget the active adapter, as deleting a plain attribute does."""
-        try:
-            del vars(model)["active_adapter"]
-        except KeyError:
-            raise AttributeError("active_adapter") from None
+
+def _set_active_adapter(model: Any, value: Any) -> None:
+    vars(model)["active_adapter"] = value
+
+
+def _delete_active_adapter(model: Any) -> None:
+    try:
+        del vars(model)["active_adapter"]
+    except KeyError:
+        raise AttributeError("active_adapter") from None
+
+
+def _read_by_dynamo(getter: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Return `getter` as torch.compile takes it for written in C: it reads the attribute and guards its value.
+
+    Traced, `vars(model)["active_adapter"]` finds the property again: torch 2.8 breaks the graph, 2.11 recurses.
+    """
+    # Breakpoint: pytorch/pytorch#134630, torch 2.5 or 2.6: dynamo reads the properties of pybind so, of the same kind.
+    utilities = getattr(getattr(torch._C, "_dynamo", None), "utils", None)
+    if not hasattr(utilities, "is_instancemethod"):
+        return getter
+    instance_method = ctypes.pythonapi.PyInstanceMethod_New
+    instance_method.restype, instance_method.argtypes = ctypes.py_object, [ctypes.py_object]
+    return instance_method(getter)  # type: ignore[no-any-return]
 
 
 def _compiling_test() -> Callable[[], bool]:

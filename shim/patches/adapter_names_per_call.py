@@ -22,7 +22,7 @@ def _layer_properties() -> Iterator[Replacement]:
     from peft.peft_model import PeftModel
 
     from shim.modules import layer_kinds
-    from shim.selection import ANSWERS, ModelActiveAdapter, layer_property, routed
+    from shim.selection import ANSWERS, layer_property, model_active_adapter, routed
 
     for cls in with_subclasses(*layer_kinds()):
         if "forward" in vars(cls):
@@ -32,7 +32,7 @@ def _layer_properties() -> Iterator[Replacement]:
             original = vars(cls).get(name)
             if original is not None:  # wrappers have no active_adapters before huggingface/peft#2376, 0.15.0
                 yield Replacement(cls, name, layer_property(original, answer))
-    yield Replacement(PeftModel, "active_adapter", ModelActiveAdapter())
+    yield Replacement(PeftModel, "active_adapter", model_active_adapter())
 
 
 def _model_methods() -> Iterator[Replacement]:
@@ -90,7 +90,7 @@ PATCH = Patch(
     distribution="peft",
     affected=">=0.9",
     clauses=("R1", "R7", "F1", "F2", "F4", "F5", "S1", "S3", "H1", "H2", "G1", "G3", "G4"),
-    check="failure_leaves_no_trace",
+    check="no_tuner_ignores_the_names",
     is_broken=is_broken,
     replacements=replacements,
 )

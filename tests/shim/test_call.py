@@ -6,7 +6,6 @@ import warnings
 import peft
 import pytest
 import torch
-from packaging.version import Version
 from torch import nn
 from transformers import BertConfig, BertForSequenceClassification, LlamaConfig, LlamaForCausalLM
 
@@ -184,10 +183,6 @@ def test_a_task_model_with_its_own_heads():
     assert_rows(observed, model, lambda output: output.logits, input_ids=tokens())
 
 
-# Seen on 2.8: its dynamo does not read an instance's dictionary beside a property of the class, and breaks the graph.
-FULL_GRAPH = Version(torch.__version__) >= Version("2.9")
-
-
 @pytest.mark.skipif(OLD_TORCH, reason="torch.compile is not told apart here before torch 2.1")
 def test_compiling_for_plain_calls_still_works():
     with warnings.catch_warnings():
@@ -202,7 +197,7 @@ def test_compiling_for_plain_calls_still_works():
         finally:
             shim.install()
             torch._dynamo.reset()
-        compiled = torch.compile(model, backend="eager", fullgraph=FULL_GRAPH)
+        compiled = torch.compile(model, backend="eager", fullgraph=True)
         torch.testing.assert_close(compiled(x), model(x))
 
 

@@ -17,10 +17,10 @@ from shim.modules import adapter_layers
 from shim.selection import (
     ANSWERS,
     BASE,
-    ModelActiveAdapter,
     Selection,
     is_selected,
     layer_property,
+    model_active_adapter,
     select,
 )
 
@@ -194,9 +194,9 @@ def test_asyncio_tasks_with_different_selections_see_their_own():
 
 
 class Model:
-    """A model whose `active_adapter` is the descriptor, as PeftModel's is while the shim is installed."""
+    """A model whose `active_adapter` is the property, as PeftModel's is while the shim is installed."""
 
-    active_adapter = ModelActiveAdapter()
+    active_adapter = model_active_adapter()
 
 
 def test_the_models_active_adapter_is_stored_where_peft_puts_it():

@@ -71,7 +71,7 @@ def _refuse_large(architecture: Any, config: Any) -> None:
     with torch.device("meta"):
         try:
             size = sum(parameter.numel() for parameter in architecture(config).parameters())
-        except NotImplementedError:  # a constructor that reads values, as Swin's in transformers 4: made for real
+        except (NotImplementedError, RuntimeError):  # it reads values, as Swin's does in transformers 4: made for real
             return
     if size > MOST_PARAMETERS:
         raise CannotBuild(f"{size / 1e6:.0f} M parameters are more than {MOST_PARAMETERS / 1e6:.0f} M")

@@ -44,6 +44,8 @@ def test_groups_stay_groups():
 
 def test_every_kind_of_layer_is_kept():
     config = tiny_of("gemma3_text")
+    if not hasattr(config, "layer_types"):
+        pytest.skip("this transformers does not name the kinds of layers")
     assert set(config.layer_types) == {"sliding_attention", "full_attention"}
     assert len(config.layer_types) == config.num_hidden_layers
 
