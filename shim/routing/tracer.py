@@ -14,9 +14,9 @@ from typing import Any, Dict, Iterator, List, Sequence
 import torch
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
+from shim.routing.mode import ThreadedDispatchMode
 from shim.routing.operations import Operation, operation
 from shim.routing.owners import BY_ADAPTERS, BY_INPUTS, Ids, Lattice
 from shim.routing.rules import elementwise, find_rule
@@ -30,7 +30,7 @@ _SINGLE = frozenset("item equal allclose".split())
 _SWEEP_EVERY = 64
 
 
-class Tracer(TorchDispatchMode):
+class Tracer(ThreadedDispatchMode):
     """A dispatch mode that keeps the owner of every element up to date.
 
     store: the ids. lattice: how they join. obstacles: what makes every answer unproven (a value that adapters
@@ -61,14 +61,14 @@ class Tracer(TorchDispatchMode):
 
     def __enter__(self) -> Any:
         """Follow what runs inside the block, on this thread."""
-        entered = super().__enter__()  # type: ignore[no-untyped-call]
+        entered = super().__enter__()
         self._escapes.__enter__()  # type: ignore[no-untyped-call]
         return entered
 
     def __exit__(self, *error: Any) -> None:
         """Stop following."""
         self._escapes.__exit__(*error)  # type: ignore[no-untyped-call]
-        super().__exit__(*error)  # type: ignore[no-untyped-call]
+        super().__exit__(*error)
 
     @contextmanager
     def bookkeeping(self) -> Iterator[None]:
@@ -118,11 +118,11 @@ class Tracer(TorchDispatchMode):
     @contextmanager
     def _dispatch_alone(self) -> Iterator[None]:
         """Follow what runs inside the block, which is below python: torch 1.13 would ask for the whole again."""
-        super().__enter__()  # type: ignore[no-untyped-call]
+        super().__enter__()
         try:
             yield
         finally:
-            super().__exit__(None, None, None)  # type: ignore[no-untyped-call]
+            super().__exit__(None, None, None)
 
     def _follow(self, known: Operation, func: Any, args: Any, kwargs: Any, output: Any) -> None:
         inputs = [leaf for leaf in tree_flatten((args, kwargs))[0] if isinstance(leaf, torch.Tensor)]
