@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Dict, FrozenSet, List, Optional, Tuple
+from typing import Any, Dict, FrozenSet, List, Optional, Sequence, Tuple
 
 from shim.errors import AdapterNamesError, RefusedError, UnknownAdapterError
 from shim.modules import Found, Layers, is_compiled, layer_kinds, layers_in_evaluation, walk
@@ -90,6 +90,17 @@ def holds(layer: Any, adapter: str) -> bool:
         if hasattr(type(layer), lister):
             return adapter in getattr(layer, lister)()
     return adapter in layer.modules_to_save
+
+
+def missing(layer: Any, adapters: Sequence[str]) -> Tuple[str, ...]:
+    """Return those of `adapters` that `layer` has no weights of its own for: `holds`, for many at once."""
+    left = list(adapters)
+    modules = vars(layer)["_modules"]
+    for name in getattr(type(layer), "adapter_layer_names", ()):
+        if left and name in modules:
+            held = modules[name]._modules
+            left = [adapter for adapter in left if adapter not in held]
+    return tuple(adapter for adapter in left if not holds(layer, adapter))
 
 
 def _names(adapter_names: Any) -> Tuple[str, ...]:

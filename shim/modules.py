@@ -70,6 +70,8 @@ class _Known:
     layers: Layers
 
 
+# What an adapter is mostly made of, and does the same whatever its mode: a call does not look at each of these.
+_PASSIVE = frozenset({torch.nn.Linear, torch.nn.Identity, torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d})
 _KNOWN: weakref.WeakKeyDictionary[Any, _Known] = weakref.WeakKeyDictionary()
 
 
@@ -96,11 +98,16 @@ def layers_in_evaluation(model: Any, adapters: Set[str]) -> Optional[Layers]:
         is_layer = kinds.get(kind)
         if is_layer is None:
             is_layer = kinds[kind] = issubclass(kind, classes)
-        children = state["_modules"].values()
-        if is_layer:
-            found.append(module)
-            children = [own for child in children if child is not None for _, own in _of_adapters("", child, adapters)]
-        stack += [child for child in children if child is not None]
+        if not is_layer:
+            stack += [child for child in state["_modules"].values() if child is not None]
+            continue
+        found.append(module)
+        for child in state["_modules"].values():
+            if isinstance(child, torch.nn.ModuleDict):
+                held = vars(child)["_modules"]
+                stack += [held[name] for name in adapters if name in held and type(held[name]) not in _PASSIVE]
+            elif child is not None:
+                stack.append(child)
     known = _KNOWN.get(model)
     if known is None or len(known.modules) != len(found) or any(a is not b for a, b in zip(known.modules, found)):
         _KNOWN[model] = _Known(tuple(found), tuple(adapter_layers(model)))

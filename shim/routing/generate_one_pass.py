@@ -65,7 +65,7 @@ class GenerateRoute(UnitRoute):
 
     def __init__(self, units: Units, batch: MixedBatch) -> None:
         self._units, self._batch = units, batch
-        self._groups = RowGroups(batch)
+        self._groups = RowGroups(batch, keeps_weights=True)
         self._replay: Optional[Replay] = None
 
     def run_layer(self, layer: Any, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:

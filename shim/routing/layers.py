@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import enum
+from functools import cached_property
 from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 
 import torch
 
-from shim.batch import MixedBatch, holds
+from shim.batch import MixedBatch, missing
 from shim.errors import Unroutable
+from shim.kernels.layer import Memory, run_linear, run_modules
+from shim.kernels.tables import RowTable
 from shim.modules import base_layer_of, layer_kinds
 from shim.routing.rows import RowRule
 from shim.routing.tree import leaves, map_leaves
 from shim.selection import BASE, Selection, select
 
 Forward = Callable[..., Any]
+_PLAIN = frozenset("Linear Embedding Conv1d Conv2d Conv3d".split())
 
 
 class Kind(str, enum.Enum):
@@ -55,30 +59,52 @@ def is_experts(module: Any) -> bool:
     return type(module).__name__.endswith("Experts")
 
 
+class AdapterRows:
+    """The rows of one rule by adapter, along the rule's dimension; rows without weights in a layer are the base's."""
+
+    def __init__(self, rows: Mapping[str, Sequence[int]], size: int, device: Any) -> None:
+        self.adapters = tuple(rows)
+        self._rows, self._size, self._device = rows, size, device
+
+    @cached_property
+    def found(self) -> Sequence[Tuple[str, Any]]:
+        """(adapter, indices) of each, the base among them; the indices are None where one has all rows."""
+        if len(self._rows) == 1:
+            return [(self.adapters[0], None)]
+        return [(name, torch.tensor(rows, device=self._device)) for name, rows in self._rows.items()]
+
+    @cached_property
+    def table(self) -> RowTable:
+        """The rows of the adapters as the kernels take them."""
+        return RowTable({name: rows for name, rows in self._rows.items() if name != BASE}, self._size, self._device)
+
+
 class RowGroups:
     """The rows of every rule of one call, grouped by adapter; made once for each rule and device.
 
-    names: the name of each adapted layer by its id.
+    names: the name of each adapted layer by its id. memory: what the kernels share between layers.
     """
 
-    def __init__(self, batch: MixedBatch) -> None:
+    def __init__(self, batch: MixedBatch, *, keeps_weights: bool = False) -> None:
         self.batch = batch
+        self.memory = Memory(keeps_weights=keeps_weights)
         self._adapters = tuple(group.adapter for group in batch.groups)
-        self._groups: Dict[Any, Tuple[Tuple[str, Any], ...]] = {}
+        self._groups: Dict[Any, AdapterRows] = {}
         self._selections: Dict[str, Selection] = {}
-        self._kept: List[RowRule] = []
+        self._rules: Dict[int, Tuple[RowRule, int]] = {}
+        self._numbers: Dict[RowRule, int] = {}
+        self._absent: Dict[int, Tuple[str, ...]] = {}
+        self._plain: Dict[int, bool] = {}
         self.names: Dict[int, str] = {id(layer): name for name, layer in batch.layers}
 
-    def of(self, layer: Any, rule: RowRule, device: Any) -> Tuple[Tuple[str, Any], ...]:
-        """Return (adapter, indices along the rule's dimension); rows without weights here are the base's.
-
-        The indices are None where one adapter has all rows.
-        """
-        absent = tuple(name for name in self._adapters if not _holds_inside(layer, name))
-        key = (id(rule), device, absent)
+    def of(self, layer: Any, rule: RowRule, device: Any) -> AdapterRows:
+        """Return the rows of each adapter that `layer` has weights for, and of the base."""
+        absent = self._absent.get(id(layer))
+        if absent is None:
+            absent = self._absent[id(layer)] = _absent_inside(layer, self._adapters)
+        key = (self._number(rule), device, absent)
         if key not in self._groups:
-            self._kept.append(rule)  # lest another rule get its id
-            self._groups[key] = tuple(self._rows(rule, device, absent))
+            self._groups[key] = AdapterRows(self._rows(rule, absent), len(rule.owners), device)
         return self._groups[key]
 
     def selection(self, adapter: str) -> Selection:
@@ -89,17 +115,30 @@ class RowGroups:
 
     def needs(self, layer: Any) -> List[str]:
         """Return the adapters of this call that `layer` has weights for."""
-        return [name for name in self._adapters if _holds_inside(layer, name)]
+        absent = _absent_inside(layer, self._adapters)
+        return [name for name in self._adapters if name not in absent]
 
-    def _rows(self, rule: RowRule, device: Any, absent: Sequence[str]) -> List[Tuple[str, Any]]:
+    def is_plain_lora(self, layer: Any) -> bool:
+        """Whether the adapters of this call are `B(A(x)) * scaling` in `layer` and nothing else."""
+        plain = self._plain.get(id(layer))
+        if plain is None:
+            plain = self._plain[id(layer)] = _is_plain_lora(layer, self._adapters)
+        return plain
+
+    def _number(self, rule: RowRule) -> int:
+        """Return a number that equal rules share; by identity first, for a rule may have many thousand owners."""
+        known = self._rules.get(id(rule))
+        if known is None:
+            known = self._rules[id(rule)] = (rule, self._numbers.setdefault(rule, len(self._numbers)))
+        return known[1]
+
+    def _rows(self, rule: RowRule, absent: Sequence[str]) -> Dict[str, List[int]]:
         names = self.batch.names
         rows: Dict[str, List[int]] = {}
         for index, sample in enumerate(rule.owners):
             name = names[sample]
             rows.setdefault(BASE if name in absent else name, []).append(index)
-        if len(rows) == 1:
-            return [(next(iter(rows)), None)]
-        return [(name, torch.tensor(indices, device=device)) for name, indices in rows.items()]
+        return rows
 
 
 def run_rows(
@@ -126,23 +165,26 @@ def run_rows(
     if rule is None:
         with select(groups.selection(BASE)):
             return forward(layer, *args, **kwargs)
-    found = groups.of(layer, rule, args[0].device)
-    if len(found) == 1:
-        with select(groups.selection(found[0][0])):
+    rows = groups.of(layer, rule, args[0].device)
+    if len(rows.adapters) == 1:
+        with select(groups.selection(rows.adapters[0])):
             return forward(layer, *args, **kwargs)
-    if kind is Kind.LINEAR and not kwargs and len(args) == 1 and _is_plain_lora(layer, found):
-        return _run_lora(layer, args[0], rule, found)
-    return _run_grouped(kind, layer, forward, args, kwargs, rule, groups, found)
+    if not kwargs and len(args) == 1 and groups.is_plain_lora(layer):
+        if kind is Kind.LINEAR:
+            return run_linear(layer, args[0], rule.dim, rows.table, groups.memory)
+        if kind is Kind.CONVOLUTION or _is_plain_embedding(layer):
+            return run_modules(layer, args[0], rule.dim, rows.table)
+    return _run_grouped(kind, layer, forward, args, kwargs, rule, groups, rows.found)
 
 
-def _holds_inside(layer: Any, adapter: str) -> bool:
-    """Whether `layer`, or a layer of another method that it wraps, has weights for `adapter`."""
-    while layer is not None:
-        if holds(layer, adapter):
-            return True
+def _absent_inside(layer: Any, adapters: Sequence[str]) -> Tuple[str, ...]:
+    """Return the adapters that neither `layer` nor a layer of another method that it wraps has weights for."""
+    absent = tuple(adapters)
+    while layer is not None and absent:
+        absent = missing(layer, absent)
         inner = base_layer_of(layer)
         layer = inner if inner is not None and base_layer_of(inner) is not None else None
-    return False
+    return absent
 
 
 def row_arguments(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Dict[Any, torch.Tensor]:
@@ -152,32 +194,20 @@ def row_arguments(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Dict[Any, t
     return {key: value for key, value in found.items() if isinstance(value, torch.Tensor)}
 
 
-def _run_lora(layer: Any, x: torch.Tensor, rule: RowRule, found: Sequence[Tuple[str, Any]]) -> torch.Tensor:
-    """Return the base layer's output with each adapter's product added to its rows."""
-    y: torch.Tensor = layer.base_layer(x)
-    shape, dim = y.shape, rule.dim
-    if dim is None:
-        x, y, dim = x.reshape(-1, x.shape[-1]), y.reshape(-1, shape[-1]), 0
-    for adapter, rows in found:
-        if adapter == BASE:
-            continue
-        down, up = layer.lora_A[adapter], layer.lora_B[adapter]
-        delta = up(down(x.index_select(dim, rows).to(down.weight.dtype))) * layer.scaling[adapter]
-        # Added before it is rounded, as the layer's own forward does.
-        y.index_copy_(dim, rows, (y.index_select(dim, rows) + delta).to(y.dtype))
-    return y.reshape(shape)
-
-
-def _is_plain_lora(layer: Any, found: Sequence[Tuple[str, Any]]) -> bool:
-    """Whether the adapters are `B(A(x)) * scaling` and nothing else."""
+def _is_plain_lora(layer: Any, adapters: Sequence[str]) -> bool:
     cls = type(layer)
-    if cls.__name__ != "Linear" or not cls.__module__.startswith("peft.tuners.lora"):
+    if cls.__name__ not in _PLAIN or not cls.__module__.startswith("peft.tuners.lora"):
         return False
     if base_layer_of(layer.base_layer) is not None:  # an adapter of another method inside
         return False
     # Breakpoint: huggingface/peft#2443, peft 0.16.0: variants; before, DoRA is a flag.
     special = (getattr(layer, "lora_variant", None) or {}, getattr(layer, "use_dora", None) or {})
-    return not any(kind.get(adapter) for kind in special for adapter, _ in found)
+    return not any(kind.get(adapter) for kind in special for adapter in adapters)
+
+
+def _is_plain_embedding(layer: Any) -> bool:
+    """Whether the adapters' product is added to an embedding as it is, and not scaled as Gemma's is."""
+    return type(layer).__name__ == "Embedding" and not hasattr(layer.base_layer, "embed_scale")
 
 
 def _run_grouped(
@@ -249,9 +279,10 @@ def _choose(outputs: Mapping[str, torch.Tensor], layer: Any, rule: Optional[RowR
         return first
     if any(output.shape != first.shape for output in outputs.values()):
         raise Unroutable(f"the adapters' outputs differ in shape: {[tuple(o.shape) for o in outputs.values()]}")
-    found = groups.of(layer, rule, first.device)
-    if len(found) == 1:
-        return outputs[found[0][0]]
+    rows = groups.of(layer, rule, first.device)
+    if len(rows.adapters) == 1:
+        return outputs[rows.adapters[0]]
+    found = rows.found
     dim = rule.dim or 0
     flat = {name: o.reshape(-1, o.shape[-1]) if rule.dim is None else o for name, o in outputs.items()}
     parts = [flat[adapter].index_select(dim, rows) for adapter, rows in found]

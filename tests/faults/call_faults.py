@@ -9,17 +9,9 @@ import shim.call
 import shim.selection
 from shim.batch import MixedBatch
 from shim.selection import BASE, Selection
-from tests.faults.planted import answering, fault
+from tests.faults.planted import fault
 
 COUNT = contextvars.ContextVar("samples", default=2)
-
-
-@fault("bert", "base_rows_equal_the_base_model")
-def base_rows_get_an_adapter(patch):
-    answering(
-        patch,
-        lambda batch, adapter: next(n for n in batch.names if n != BASE) if adapter == BASE else adapter,
-    )
 
 
 @fault("bert", "many_adapters_of_any_rank_and_target_are_right")
@@ -49,17 +41,6 @@ def the_active_adapters_head_for_all_rows(patch):
         found = original(batch, adapter)
         tuners = {id(layer) for _, layer in batch.layers if isinstance(layer, BaseTunerLayer)}
         return Selection(found.model, found.adapter, {k: v for k, v in found.holds.items() if k in tuners})
-
-    patch.setattr(MixedBatch, "selection", selection)
-
-
-@fault("bert", "rows_without_a_saved_module_use_the_base_one")
-def a_missing_head_is_taken_from_the_first_adapter(patch):
-    original = MixedBatch.selection
-
-    def selection(batch, adapter):
-        found, first = original(batch, adapter), original(batch, batch.groups[0].adapter)
-        return first if adapter != BASE and not all(found.holds.values()) else found
 
     patch.setattr(MixedBatch, "selection", selection)
 

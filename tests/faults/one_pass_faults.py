@@ -1,9 +1,12 @@
 """Defects in the one-pass route: owners, plans, and how a layer runs its rows."""
 
 import contextlib
+from dataclasses import replace
 
 import torch
 
+import shim.kernels.layer
+import shim.kernels.lora
 import shim.routing.generate_one_pass
 import shim.routing.layers
 import shim.routing.owners
@@ -85,51 +88,64 @@ def a_plan_serves_whatever_comes(patch):
 def rows_of_the_base_get_the_first_adapter(patch):
     original = shim.routing.layers.RowGroups._rows
 
-    def rows(groups, rule, device, absent):
+    def rows(groups, rule, absent):
         first = next(name for name in groups._adapters if name != BASE)
-        return [(first if name == BASE else name, index) for name, index in original(groups, rule, device, absent)]
+        found = original(groups, rule, absent)
+        return {**found, first: sorted(found.get(first, []) + found.pop(BASE, []))}
 
     patch.setattr(shim.routing.layers.RowGroups, "_rows", rows)
 
 
-def lora_changed(patch, run):
-    """Let plain LoRA layers run by `run(layer, x, rule, found)`, which may call `plain`, the right one."""
-    plain = shim.routing.layers._run_lora
-    patch.setattr(shim.routing.layers, "_run_lora", lambda layer, x, rule, found: run(plain, layer, x, rule, found))
-
-
 @fault(ONE_PASS, "bert", "many_adapters_of_any_rank_and_target_are_right")
 def one_scaling_for_all_adapters(patch):
-    def run(plain, layer, x, rule, found):
-        before = dict(layer.scaling)
-        layer.scaling.update({name: max(before.values()) for name in before})
-        try:
-            return plain(layer, x, rule, found)
-        finally:
-            layer.scaling.update(before)
+    original = shim.kernels.layer.weights_by_rank
 
-    lora_changed(patch, run)
+    def weights_by_rank(layer, adapters):
+        most = max(layer.scaling.values())
+        return [
+            (slots, replace(weights, scalings=tuple(most for _ in slots)))
+            for slots, weights in original(layer, adapters)
+        ]
+
+    patch.setattr(shim.kernels.layer, "weights_by_rank", weights_by_rank)
 
 
 @fault(ONE_PASS, "bert", "other_adapters_weights_do_not_reach_a_row")
 def rows_are_masked_rather_than_selected(patch):
-    def run(plain, layer, x, rule, found):
-        y = layer.base_layer(x)
-        for adapter, rows in found:
-            if adapter != BASE:
-                mask = torch.zeros(x.shape[rule.dim]).to(x)
-                mask[rows] = 1
-                shape = [-1 if dim == rule.dim else 1 for dim in range(x.dim())]
-                delta = layer.lora_B[adapter](layer.lora_A[adapter](x)) * layer.scaling[adapter]
-                y = y + mask.view(shape) * delta
-        return y
+    original = shim.kernels.lora.Bank.add
 
-    lora_changed(patch, run)
+    def add(bank, x, y):
+        for down, up in zip(bank.down, bank.up):
+            nobody = torch.zeros(len(y), 1, 1).to(y)
+            y = y + nobody * (x @ down @ up)
+        return original(bank, x, y)
+
+    patch.setattr(shim.kernels.lora.Bank, "add", add)
 
 
 @fault(ONE_PASS, "bert", "float32_rows_are_as_exact_as_alone")
 def products_pass_through_a_lower_precision(patch):
-    lora_changed(patch, lambda plain, *call: plain(*call).bfloat16().to(call[1].dtype))
+    original = shim.routing.layers.run_linear
+    patch.setattr(shim.routing.layers, "run_linear", lambda *call: original(*call).bfloat16().to(call[1].dtype))
+
+
+@fault(ONE_PASS, "bert", "many_adapters_of_any_rank_and_target_are_right")
+def adapters_of_two_ranks_share_their_memory(patch):
+    original = shim.kernels.layer._products
+    patch.setattr(shim.kernels.layer, "_products", lambda *call: list(original(*call)))
+
+
+@fault(ONE_PASS, "llama", "a_generate_that_compiles_itself_gives_the_rows_own_tokens")
+def weights_are_kept_from_one_generate_to_the_next(patch):
+    original = shim.kernels.layer._products
+    kept = {}
+
+    def products(layer, tokens, table, memory):
+        if memory.banks is None or tokens > 1:
+            return original(layer, tokens, table, memory)
+        return kept.setdefault((id(layer), len(table.adapters)), list(original(layer, tokens, table, memory)))
+
+    patch.setattr(shim.kernels.layer, "_products", products)
 
 
 @fault(ONE_PASS, "roberta-sequence-classification", "each_row_uses_its_own_saved_module")

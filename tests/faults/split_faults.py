@@ -8,6 +8,8 @@ import shim.routing.assemble
 import shim.routing.generation
 import shim.routing.split
 import shim.selection
+from shim.batch import MixedBatch
+from shim.selection import BASE
 from tests.faults.planted import SPLIT, answering, fault
 
 
@@ -83,3 +85,22 @@ def beams_are_tiled_for_interleaved(patch):
         "in_row_order",
         lambda parts, groups, dim: original(parts, groups, dim, "tiles"),
     )
+
+
+@fault(SPLIT, "bert", "base_rows_equal_the_base_model")
+def base_rows_get_an_adapter(patch):
+    answering(
+        patch,
+        lambda batch, adapter: next(n for n in batch.names if n != BASE) if adapter == BASE else adapter,
+    )
+
+
+@fault(SPLIT, "bert", "rows_without_a_saved_module_use_the_base_one")
+def a_missing_head_is_taken_from_the_first_adapter(patch):
+    original = MixedBatch.selection
+
+    def selection(batch, adapter):
+        found, first = original(batch, adapter), original(batch, batch.groups[0].adapter)
+        return first if adapter != BASE and not all(found.holds.values()) else found
+
+    patch.setattr(MixedBatch, "selection", selection)

@@ -1,0 +1,98 @@
+"""One LoRA layer, its base product once for all rows, each row's own adapter added to it."""
+
+from __future__ import annotations
+
+from typing import Any, Dict, Iterable, Optional, Sequence, Tuple, Union
+
+import torch
+
+from shim.kernels.lora import KEPT_UP_TO, Bank, Scratch, Segments, Weights, bank_of, pays_to_copy, weights_by_rank
+from shim.kernels.tables import RowTable
+
+Product = Union[Bank, Segments]
+
+
+class Memory:
+    """What the layers of one call share.
+
+    banks: the weights that the calls of one generate keep for each other, by layer and table; None to keep nothing.
+    """
+
+    def __init__(self, *, keeps_weights: bool) -> None:
+        self.banks: Optional[Dict[Tuple[int, int], Sequence[Bank]]] = {} if keeps_weights else None
+        self.scratch = Scratch()
+
+
+def run_linear(layer: Any, x: torch.Tensor, dim: Optional[int], table: RowTable, memory: Memory) -> Any:
+    """Return the output of a `lora.Linear` for `x` (..., in), each row of `table` along `dim` under its adapter.
+
+    Args:
+        dim: the dimension of the rows; None where all dimensions but the last count as one.
+        memory: what the layers of a call share.
+    """
+    products = _products(layer, x.numel() // (table.size * x.shape[-1]), table, memory)
+    if products is None:
+        return run_modules(layer, x, dim, table)
+    y: torch.Tensor = layer.base_layer(x)
+    if dim is None:
+        rows, out = x.reshape(-1, 1, x.shape[-1]), y.reshape(-1, 1, y.shape[-1])
+    else:
+        rows, out = _flat(x.movedim(dim, 0)), _flat(y.movedim(dim, 0))
+    for product in products:
+        out = product.add(rows, out)
+    if not dim:
+        return out.view(y.shape)
+    return out.view(y.movedim(dim, 0).shape).movedim(0, dim).contiguous()
+
+
+def _products(layer: Any, tokens: int, table: RowTable, memory: Memory) -> Optional[Iterable[Product]]:
+    """Return what to add to the rows of `table`, of `tokens` tokens each; None where modules must be called."""
+    banks = memory.banks if tokens <= KEPT_UP_TO and len(table.adapters) > 1 else None
+    key = (id(layer), id(table))
+    if banks is not None and key in banks:
+        return banks[key]
+    found = weights_by_rank(layer, table.adapters)
+    if found is None:
+        return None
+    if banks is None:
+        # One at a time: the next one takes the same memory.
+        return (_fresh(weights, table.of(slots), tokens, memory.scratch) for slots, weights in found)
+    banks[key] = [bank_of(weights, table.of(slots).tiles(tokens, kept=True)) for slots, weights in found]
+    return banks[key]
+
+
+def _fresh(weights: Weights, table: RowTable, tokens: int, scratch: Scratch) -> Product:
+    if pays_to_copy(weights, tokens * sum(map(len, table.rows)) / len(table.rows)):
+        return bank_of(weights, table.tiles(tokens), scratch)
+    return Segments(table, weights)
+
+
+def _flat(value: torch.Tensor) -> torch.Tensor:
+    return value.reshape(value.shape[0], -1, value.shape[-1])
+
+
+def run_modules(layer: Any, x: torch.Tensor, dim: Optional[int], table: RowTable) -> Any:
+    """Return the output of a LoRA layer of any kind, its adapters' own modules called one after the other.
+
+    Args:
+        x: (..., in) for a linear layer, (...) for an embedding, (rows, ...) for a convolution.
+        dim: the dimension of the rows; None where all that are not features count as one.
+    """
+    y: torch.Tensor = layer.base_layer(x)
+    shape = y.shape
+    if dim is None:
+        features = y.dim() - 1
+        x, y, dim = x.reshape(-1, *x.shape[features:]), y.reshape(-1, shape[-1]), 0
+    for adapter, rows in zip(table.adapters, table.indices):
+        product = _product(layer, x.index_select(dim, rows), adapter)
+        # Added before it is rounded, as the layer's own forward does.
+        y.index_copy_(dim, rows, (y.index_select(dim, rows) + product).to(y.dtype))
+    return y.reshape(shape)
+
+
+def _product(layer: Any, x: torch.Tensor, adapter: str) -> Any:
+    if adapter in getattr(layer, "lora_embedding_A", ()):
+        down, up = layer.lora_embedding_A[adapter], layer.lora_embedding_B[adapter]
+        return (layer._embed(x, down.T) @ up.T) * layer.scaling[adapter]
+    down, up = layer.lora_A[adapter], layer.lora_B[adapter]
+    return up(down(x.to(down.weight.dtype))) * layer.scaling[adapter]
