@@ -135,19 +135,6 @@ def adapters_of_two_ranks_share_their_memory(patch):
     patch.setattr(shim.kernels.layer, "_products", lambda *call: list(original(*call)))
 
 
-@fault(ONE_PASS, "llama", "a_generate_that_compiles_itself_gives_the_rows_own_tokens")
-def weights_are_kept_from_one_generate_to_the_next(patch):
-    original = shim.kernels.layer._products
-    kept = {}
-
-    def products(layer, tokens, table, memory):
-        if memory.banks is None or tokens > 1:
-            return original(layer, tokens, table, memory)
-        return kept.setdefault((id(layer), len(table.adapters)), list(original(layer, tokens, table, memory)))
-
-    patch.setattr(shim.kernels.layer, "_products", products)
-
-
 @fault(ONE_PASS, "roberta-sequence-classification", "each_row_uses_its_own_saved_module")
 def the_first_adapters_head_for_all_rows(patch):
     def choose(outputs, layer, rule, groups):

@@ -61,6 +61,19 @@ def test_sequences_are_padded_to_the_longest(model):
         assert_same_tokens(stopped[row], own)
 
 
+def test_weights_that_change_between_two_generates_are_seen(model):
+    settings = {"max_new_tokens": 8, "do_sample": False}
+    first = model.generate(input_ids=IDS, adapter_names=NAMES, **settings)
+    with torch.no_grad():
+        for path, parameter in model.named_parameters():
+            if "lora_" in path:
+                parameter.neg_()
+    observed = model.generate(input_ids=IDS, adapter_names=NAMES, **settings)
+    assert observed.tolist() != first.tolist()
+    for row, name in enumerate(NAMES):
+        assert_same_tokens(observed[row], alone(model, name, **settings)[row])
+
+
 def test_scores_and_beam_indices_are_those_of_the_whole_batch(model):
     settings = {
         "max_new_tokens": 4, "min_new_tokens": 4, "num_beams": 3, "num_return_sequences": 2, "do_sample": False,
