@@ -135,9 +135,15 @@ def _write_models(environments: Sequence[Report], path: Path) -> None:
 
 def bench(options: argparse.Namespace) -> int:
     """Measure what a mixed batch costs, and print it; exit 0 whatever it is."""
-    from conformance.bench import routing
+    from conformance.bench import adapters, routing
+    from conformance.bench.measurements import report
 
-    return routing.main(options)
+    if options.what == "adapters":
+        rows = adapters.measure(quick=options.quick, seconds=options.seconds)
+    else:
+        rows = routing.measure(seconds=options.seconds)
+    report(rows, options.json)
+    return 0
 
 
 def list_all(options: argparse.Namespace) -> int:
@@ -194,7 +200,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     reports.set_defaults(command=report)
     benches = commands.add_parser("bench", help="measure what a mixed batch costs, side by side")
-    benches.add_argument("what", choices=["routing"], help="routing: a trace, a call, a layer call, beside PEFT's own")
+    benches.add_argument(
+        "what",
+        choices=["routing", "adapters"],
+        help="routing: a trace, a call, a layer call; adapters: time against their number, beside PEFT, single, merged",
+    )
+    benches.add_argument("--quick", action="store_true", help="adapters: a few cases, in about two minutes")
     benches.add_argument("--seconds", type=float, default=3.0, help="for each comparison (default: %(default)s)")
     benches.add_argument("--json", metavar="PATH", help="write the measurements there")
     benches.set_defaults(command=bench)

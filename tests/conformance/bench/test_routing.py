@@ -3,7 +3,8 @@
 import json
 
 from conformance.__main__ import main
-from conformance.bench import routing
+from conformance.bench import llama, routing
+from conformance.bench.measurements import Row
 from conformance.shim_switch import RoutingProbe
 
 
@@ -17,15 +18,15 @@ def test_every_question_has_a_row_and_a_unit():
 
 
 def test_the_probe_counts_every_layer_call():
-    model = routing._model(1, 16, 2)
-    probe = RoutingProbe(model, routing._inputs(2, 3), ["a0", "a1"])
-    assert probe.layer_calls == len(routing.TARGETS)
+    model = llama.build(1, 16, 2)
+    probe = RoutingProbe(model, llama.inputs(2, 3), ["a0", "a1"])
+    assert probe.layer_calls == len(llama.TARGETS)
     probe.look_up_layer_calls()
     probe.prepare_call()
 
 
 def test_the_command_prints_a_table_and_writes_json(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(routing, "measure", lambda seconds: [routing.Row("a trace", 2.5, "x a forward", 6.0)])
+    monkeypatch.setattr(routing, "measure", lambda seconds: [Row("a trace", 2.5, "x a forward", 6.0)])
     assert main(["bench", "routing", "--json", str(tmp_path / "bench.json")]) == 0
     assert "a trace" in capsys.readouterr().out
     written = json.loads((tmp_path / "bench.json").read_text())
