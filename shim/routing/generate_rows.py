@@ -19,6 +19,7 @@ from shim.no_trace import generators_restored
 from shim.routing.inputs import Inputs, cloned, main_input_names, parameter_names, root_name
 from shim.routing.layers import tensors_of
 from shim.routing.owners import CONSTANT, MIXED
+from shim.routing.plan import Plan
 from shim.routing.plans import plan_for
 from shim.routing.trace import Owners, seed
 from shim.routing.tracer import Tracer
@@ -76,6 +77,7 @@ class RowFollower(UnitRoute):
         self.units: Dict[UnitKey, UnitRows] = {}
         self._tracer, self._batch = tracer, batch
         self._pause: Optional[ExitStack] = None
+        self._plan: Optional[Plan] = None
         self._base = batch.selection(BASE)
 
     def run_layer(self, layer: Any, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
@@ -94,14 +96,18 @@ class RowFollower(UnitRoute):
         if known != found:
             raise Unroutable(f"the rows of {unit.name or 'the model'} change their samples while it generates")
         with select(self._base):
-            plan_for(unit.module, self._batch, unit.inputs, found.rows, found.owners, kind=f"unit {unit.name}")
+            self._plan = plan_for(
+                unit.module, self._batch, unit.inputs, found.rows, found.owners, kind=f"unit {unit.name}"
+            )
 
     def end(self, unit: Unit, output: Any) -> None:
         """Give the outputs the owners of their rows."""
         rows = self.units[unit.key].rows
         owner = torch.tensor(rows, dtype=torch.int32) + 1
-        for _, tensor in tensors_of({"output": output, "state": unit.inputs.caches()}):
+        for path, tensor in tensors_of({"output": output, "state": unit.inputs.caches()}):
             dims = [dim for dim, size in enumerate(tensor.shape) if size == len(rows)]
+            if self._plan is not None and path in self._plan.numbers:
+                continue
             if not dims:
                 ids = torch.full((), MIXED, dtype=torch.int32, device=tensor.device)
             else:

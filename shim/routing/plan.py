@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Dict, List, Mapping, Optional, Tuple
+from typing import Any, Dict, FrozenSet, List, Mapping, Optional, Tuple
 
 from shim.routing.layers import Kind
 from shim.routing.rows import RowRule
@@ -44,12 +44,14 @@ class Plan:
     """The layer calls of one forward in their order, and what they hang on.
 
     lengths: the shapes of the inputs that it was traced with. reads_integers: whether Python read integers of
-    the inputs, so that shapes alone do not decide layouts that are not whole.
+    the inputs, so that shapes alone do not decide layouts that are not whole. numbers: the paths of single numbers
+    among the outputs and the state that no sample has a part in, as the length of a static cache.
     """
 
     calls: Tuple[PlannedCall, ...]
     lengths: Tuple[Tuple[str, Tuple[int, ...]], ...]
     reads_integers: bool = False
+    numbers: FrozenSet[str] = frozenset()
 
     def __post_init__(self) -> None:
         # Equal rules are one object, so that a call gathers the rows of each once.
@@ -86,7 +88,8 @@ def generalize(one: Plan, other: Plan) -> Optional[Plan]:
         if call is None:
             return None
         calls.append(call)
-    return Plan(tuple(calls), one.lengths, one.reads_integers or other.reads_integers)
+    reads_integers = one.reads_integers or other.reads_integers
+    return Plan(tuple(calls), one.lengths, reads_integers, one.numbers & other.numbers)
 
 
 def instantiate(general: Plan, lengths: Lengths) -> Plan:
@@ -100,7 +103,7 @@ def instantiate(general: Plan, lengths: Lengths) -> Plan:
             for rule, source in zip(call.rules, call.per_input)
         )
         calls.append(replace(call, rules=rules, per_input=()))
-    return Plan(tuple(calls), tuple(sorted(lengths.items())), general.reads_integers)
+    return replace(general, calls=tuple(calls), lengths=tuple(sorted(lengths.items())))
 
 
 def fits(call: PlannedCall, shape: Tuple[int, ...]) -> bool:
@@ -125,7 +128,8 @@ def to_json(plan: Plan) -> Any:
         ]
         for c in plan.calls
     ]
-    return {"calls": calls, "lengths": plan.lengths, "reads_integers": plan.reads_integers}
+    numbers = sorted(plan.numbers)
+    return {"calls": calls, "lengths": plan.lengths, "reads_integers": plan.reads_integers, "numbers": numbers}
 
 
 def from_json(data: Any) -> Plan:
@@ -144,7 +148,7 @@ def from_json(data: Any) -> Plan:
         for layer, kind, shape, rules, shared, by_data, per_input, lifted in data["calls"]
     )
     lengths = tuple((path, tuple(shape)) for path, shape in data["lengths"])
-    return Plan(calls, lengths, data["reads_integers"])
+    return Plan(calls, lengths, data["reads_integers"], frozenset(data["numbers"]))
 
 
 def _general_call(a: PlannedCall, b: PlannedCall, first: Lengths, second: Lengths) -> Optional[PlannedCall]:

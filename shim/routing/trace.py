@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Any, Callable, Mapping, Optional, Sequence, Tuple
+from typing import Any, Callable, FrozenSet, Mapping, Optional, Sequence, Tuple
 
 import torch
 
@@ -87,7 +87,19 @@ def _run(
         except Unroutable as unroutable:
             problem = unroutable
     calls = tuple(_settled(call, settlement, tracer) for call in recorder.calls)
-    return _Traced(Plan(calls, _lengths(inputs), tracer.reads_integers), state, problem)
+    return _Traced(Plan(calls, _lengths(inputs), tracer.reads_integers, _numbers(tracer, state)), state, problem)
+
+
+def _numbers(tracer: Tracer, state: Any) -> FrozenSet[str]:
+    """Return the paths of single numbers that no sample has a part in, as the length of a static cache."""
+    return frozenset(
+        path for path, tensor in tensors_of(state) if _is_number(tensor) and not tracer.store.knows(tensor)
+    )
+
+
+def _is_number(tensor: torch.Tensor) -> bool:
+    """Whether a tensor is one integer, as transformers 5 keeps the length of a static cache."""
+    return tensor.numel() == 1 and tensor.dim() < 2 and not tensor.is_floating_point()
 
 
 def _same(one: Any, other: Any) -> bool:
@@ -103,7 +115,7 @@ def seed(tracer: Tracer, inputs: Inputs, rows: Sequence[int], owners: Owners) ->
     caches = inputs.caches()
     for path, tensor in inputs.tensors().items():
         name = root_name(path)
-        if tensor.dim() == 0 or name in SHARED:
+        if tensor.dim() == 0 or name in SHARED or (name in caches and _is_number(tensor)):
             continue
         dim = 0
         if path in owners:

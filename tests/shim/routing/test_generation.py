@@ -3,7 +3,7 @@
 import peft
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 
 import shim
 
@@ -132,11 +132,16 @@ def test_several_samples_for_each_row_stand_together(model):
             assert_same_tokens(observed[copy], own[copy])
 
 
-def test_left_padding_and_a_static_cache(model):
+@pytest.mark.parametrize("padded", [True, False])
+@pytest.mark.parametrize("cache", [None, "static"])
+def test_left_padding_and_a_static_cache(model, padded, cache):
+    if cache and (not hasattr(torch, "_dynamo") or "cache_implementation" not in vars(GenerationConfig())):
+        pytest.skip("no static cache here")
     mask = torch.ones_like(IDS)
-    mask[1, :2] = mask[2, :3] = 0
+    if padded:
+        mask[1, :2] = mask[2, :3] = 0
     ids = IDS * mask
-    settings = {"attention_mask": mask, "max_new_tokens": 4, "do_sample": False}
+    settings = {"attention_mask": mask, "max_new_tokens": 4, "do_sample": False, "cache_implementation": cache}
     observed = model.generate(input_ids=ids, adapter_names=NAMES, **settings)
     for row, name in enumerate(NAMES):
         if name == "__base__":
