@@ -17,6 +17,8 @@ from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Iterator, List, Optional, Sequence
 
+from conformance.bench import command
+from conformance.bench.own import CannotLoad
 from conformance.report import markdown, models, picture, table
 from conformance.report.environment import goes_on_from
 from conformance.report.jsonl import Report, ReportError, merge, read, write
@@ -56,7 +58,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     options = _parser().parse_args(argv)
     try:
         code: int = options.command(options)
-    except (_UsageError, UnknownChoiceError, ReportError, OSError) as error:
+    except (_UsageError, UnknownChoiceError, ReportError, CannotLoad, ImportError, OSError) as error:
         print(f"conformance: {error}", file=sys.stderr)
         return USAGE
     return code
@@ -133,19 +135,6 @@ def _write_models(environments: Sequence[Report], path: Path) -> None:
     path.write_text(models.render(swept[0]), encoding="utf-8")
 
 
-def bench(options: argparse.Namespace) -> int:
-    """Measure what a mixed batch costs, and print it; exit 0 whatever it is."""
-    from conformance.bench import adapters, routing
-    from conformance.bench.measurements import report
-
-    if options.what == "adapters":
-        rows = adapters.measure(quick=options.quick, seconds=options.seconds)
-    else:
-        rows = routing.measure(seconds=options.seconds)
-    report(rows, options.json)
-    return 0
-
-
 def list_all(options: argparse.Namespace) -> int:
     """Print the models and the checks with their clauses."""
     print("Models")
@@ -199,16 +188,7 @@ def _parser() -> argparse.ArgumentParser:
         "--tables", action="store_true", help="a table for each of several environments, not one for all"
     )
     reports.set_defaults(command=report)
-    benches = commands.add_parser("bench", help="measure what a mixed batch costs, side by side")
-    benches.add_argument(
-        "what",
-        choices=["routing", "adapters"],
-        help="routing: a trace, a call, a layer call; adapters: time against their number, beside PEFT, single, merged",
-    )
-    benches.add_argument("--quick", action="store_true", help="adapters: a few cases, in about two minutes")
-    benches.add_argument("--seconds", type=float, default=3.0, help="for each comparison (default: %(default)s)")
-    benches.add_argument("--json", metavar="PATH", help="write the measurements there")
-    benches.set_defaults(command=bench)
+    command.add_parser(commands)
     lists = commands.add_parser("list", help="list the models and the checks")
     lists.add_argument("--models", default=TINY, metavar="NAMES", help=_MODELS)
     lists.set_defaults(command=list_all)

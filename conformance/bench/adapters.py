@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence
 
 from conformance.bench import llama
-from conformance.bench.measurements import Row, spread
+from conformance.bench.measurements import Row, one_thread, spread
 from conformance.bench.timing import interleaved
 from conformance.shim_switch import shim_installed, shim_uninstalled
 
@@ -74,18 +74,13 @@ def measure(*, quick: bool, seconds: float, layers: int = 8, of: Sequence[Case] 
     """Return the ratios of every case (or those of `of`), on random Llamas of `layers` layers, one thread."""
     import torch
 
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     rows: List[Row] = []
     models: Optional[Models] = None
-    try:
-        with torch.no_grad():
-            for case in of or cases(quick):
-                if models is None or not models.serve(case):
-                    models = Models(layers, case)
-                rows += _ratios(case, models, seconds)
-    finally:
-        torch.set_num_threads(threads)
+    with one_thread(), torch.no_grad():
+        for case in of or cases(quick):
+            if models is None or not models.serve(case):
+                models = Models(layers, case)
+            rows += _ratios(case, models, seconds)
     return rows
 
 

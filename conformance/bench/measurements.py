@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from typing import Dict, Optional, Sequence
+from typing import Dict, Iterator, Optional, Sequence
 
 from conformance.bench.timing import Timing
 from conformance.report.environment import command, versions
@@ -12,19 +13,43 @@ from conformance.report.environment import command, versions
 
 @dataclass(frozen=True)
 class Row:
-    """One measurement. value: in `unit`; target: the most that the project allows itself, 0 for none."""
+    """One measurement.
+
+    value: in `unit`. target: the most that the project allows itself, 0 for none. floor: what arithmetic alone costs,
+    in `unit`, 0 where nothing is predicted.
+    """
 
     name: str
     value: float
     unit: str
     target: float = 0.0
     spread: str = ""
+    floor: float = 0.0
+
+    @property
+    def bounds(self) -> str:
+        """What the value may be held against, in words; empty where there is nothing."""
+        said = [f"at most {self.target:g}"] * bool(self.target) + [f"floor {self.floor:.3g}"] * bool(self.floor)
+        return f"({', '.join(said)})" if said else ""
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let torch compute on one thread inside the block: what is measured is work, not how busy the machine is."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def spread(found: Dict[str, Timing]) -> str:
     """Return the median and the middle half of each timing, in milliseconds."""
     return ", ".join(
-        f"{name} {1e3 * t.median:.1f} ({1e3 * t.low:.1f}-{1e3 * t.high:.1f}) ms" for name, t in found.items()
+        f"{name} {1e3 * t.median:.4g} ({1e3 * t.low:.4g}-{1e3 * t.high:.4g}) ms" for name, t in found.items()
     )
 
 
@@ -32,8 +57,7 @@ def report(rows: Sequence[Row], path: Optional[str]) -> None:
     """Print the rows as a table, and write them to `path` as JSON where there is one."""
     width = max(len(row.name) for row in rows)
     for row in rows:
-        target = f"  (at most {row.target:g})" if row.target else ""
-        print(f"{row.name:<{width}}  {row.value:8.2f} {row.unit}{target}{'  ' + row.spread if row.spread else ''}")
+        print("  ".join(filter(None, [f"{row.name:<{width}}", f"{row.value:8.2f} {row.unit}", row.bounds, row.spread])))
     if path:
         with open(path, "w", encoding="utf-8") as file:
             about = {"command": command(), "packages": versions()}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Callable, Iterator, List
 
 from conformance.bench import llama
-from conformance.bench.measurements import Row, spread
+from conformance.bench.measurements import Row, one_thread, spread
 from conformance.bench.timing import interleaved
 from conformance.shim_switch import RoutingProbe, forget_plans, shim_installed, shim_uninstalled
 
@@ -16,14 +16,9 @@ def measure(*, layers: int = 8, width: int = 512, seconds: float = 3.0) -> List[
     """Return what routing costs on a Llama of `layers` layers of `width`, one thread, random weights."""
     import torch
 
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with torch.no_grad():
-            rows = [*_traces(layers, width, seconds), *_layer_calls(layers, width), *_fixed(layers, width)]
-            return [*rows, *_calls(layers, width, seconds)]
-    finally:
-        torch.set_num_threads(threads)
+    with one_thread(), torch.no_grad():
+        rows = [*_traces(layers, width, seconds), *_layer_calls(layers, width), *_fixed(layers, width)]
+        return [*rows, *_calls(layers, width, seconds)]
 
 
 def _traces(layers: int, width: int, seconds: float) -> Iterator[Row]:

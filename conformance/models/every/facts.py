@@ -144,7 +144,7 @@ CONFIGURATIONS: Dict[str, Dict[str, Any]] = {
     "lw_detr": {"projector_scale_factors": [1.0]},
     "lw_detr_vit": {"num_windows": 4},
     "mamba2": {"num_heads": 8, "head_dim": 16, "n_groups": 2, "chunk_size": 8},
-    **dict.fromkeys(("minicpm_ocr", "minicpmv4_6", "minicpmv4_7", "minicpmv4_7_vision"), {"insert_layer_id": 0}),
+    **{name: {"insert_layer_id": 0} for name in ("minicpm_ocr", "minicpmv4_6", "minicpmv4_7", "minicpmv4_7_vision")},
     "mistral_large4_text": {
         "num_hidden_layers": 4,
         "no_rope_layers": [1, 1, 1, 0],

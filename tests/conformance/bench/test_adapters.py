@@ -1,9 +1,7 @@
 """`bench adapters` on models too small to say anything: that it measures what it says, not how much."""
 
-from conformance.__main__ import main
 from conformance.bench import adapters
 from conformance.bench.adapters import Case, cases
-from conformance.bench.measurements import Row
 
 
 def test_every_case_is_beside_peft_and_what_bounds_it():
@@ -21,13 +19,3 @@ def test_cases_have_no_more_adapters_than_are_loaded_or_there_is_room_for():
     for case in [*cases(True), *cases(False)]:
         assert case.distinct <= min(case.loaded, case.samples)
     assert len({case.name for case in cases(False)}) == len(cases(False))
-
-
-def test_the_command_passes_its_options_on(capsys, monkeypatch):
-    given = {}
-    monkeypatch.setattr(
-        adapters, "measure", lambda **options: given.update(options) or [Row("a case", 1.1, "x single")]
-    )
-    assert main(["bench", "adapters", "--quick", "--seconds", "1"]) == 0
-    assert given == {"quick": True, "seconds": 1.0}
-    assert "a case" in capsys.readouterr().out

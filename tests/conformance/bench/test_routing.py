@@ -1,10 +1,6 @@
 """`bench routing` on a model too small to say anything: that it measures what it says, not how much."""
 
-import json
-
-from conformance.__main__ import main
 from conformance.bench import llama, routing
-from conformance.bench.measurements import Row
 from conformance.shim_switch import RoutingProbe
 
 
@@ -23,12 +19,3 @@ def test_the_probe_counts_every_layer_call():
     assert probe.layer_calls == len(llama.TARGETS)
     probe.look_up_layer_calls()
     probe.prepare_call()
-
-
-def test_the_command_prints_a_table_and_writes_json(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(routing, "measure", lambda seconds: [Row("a trace", 2.5, "x a forward", 6.0)])
-    assert main(["bench", "routing", "--json", str(tmp_path / "bench.json")]) == 0
-    assert "a trace" in capsys.readouterr().out
-    written = json.loads((tmp_path / "bench.json").read_text())
-    assert written["rows"][0]["value"] == 2.5
-    assert written["packages"]["torch"]

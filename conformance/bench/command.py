@@ -1,0 +1,64 @@
+"""`python -m conformance bench`: which bench answers which question, and how its options reach it."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Callable, Dict, List
+
+from conformance.bench import adapters, memory, own, products, routing, switching
+from conformance.bench.measurements import Row, report
+from conformance.bench.plot import draw
+
+Bench = Callable[[bool, float], List[Row]]
+
+BENCHES: Dict[str, Bench] = {
+    "adapters": lambda quick, seconds: adapters.measure(quick=quick, seconds=seconds),
+    "products": lambda quick, seconds: products.measure(quick=quick, seconds=seconds),
+    "memory": lambda quick, _: memory.measure(quick=quick),
+    "switching": lambda quick, seconds: switching.measure(quick=quick, seconds=seconds),
+    "routing": lambda _, seconds: routing.measure(seconds=seconds),
+}
+"""What each measures, by (quick, seconds for each comparison)."""
+
+_QUICK = ("adapters", "products", "memory", "switching")
+_HELP = """adapters: time against their number, beside PEFT, one adapter, merged, base; products: base and adapter time
+apart, against the rank; memory: of each adapter; switching: set_adapter and merging beside the mixed call; routing:
+a trace, a call, a layer call; all (default)"""
+
+
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command to those of `python -m conformance`."""
+    parser = commands.add_parser("bench", help="measure what a mixed batch costs, side by side")
+    parser.add_argument("what", nargs="?", choices=[*BENCHES, "all"], default="all", help=" ".join(_HELP.split()))
+    parser.add_argument("--quick", action="store_true", help="a few cases of each, in about two minutes")
+    parser.add_argument("--seconds", type=float, metavar="S", help="for each comparison (default: 3, quick: 0.5)")
+    parser.add_argument("--json", metavar="PATH", help="write the measurements there")
+    parser.add_argument("--plots", metavar="FOLDER", type=Path, help="draw them there, as PNG; needs matplotlib")
+    parser.add_argument("--model", metavar="PACKAGE:FUNCTION", help="measure yours: it returns (model, inputs)")
+    parser.add_argument("--adapters", default="", metavar="NAMES", help="with --model: comma list of names or folders")
+    parser.set_defaults(command=bench)
+
+
+def bench(options: argparse.Namespace) -> int:
+    """Measure what was asked for, print it, write and draw it where asked; exit 0 whatever it is.
+
+    Raises:
+        own.CannotLoad: `--model` or `--adapters` names nothing that can be measured.
+        ImportError: `--plots` without matplotlib.
+    """
+    if options.plots:
+        import matplotlib  # noqa: F401  not found out after an hour
+    seconds = options.seconds if options.seconds is not None else 0.5 if options.quick else 3.0
+    if options.model:
+        chosen = [name for name in options.adapters.split(",") if name]
+        rows = own.measure(*own.load(options.model, chosen), seconds=seconds)
+    else:
+        everything = _QUICK if options.quick else tuple(BENCHES)
+        names = everything if options.what == "all" else (options.what,)
+        rows = [row for name in names for row in BENCHES[name](options.quick, seconds)]
+    report(rows, options.json)
+    if options.plots:
+        for path in draw(rows, options.plots):
+            print(path)
+    return 0
