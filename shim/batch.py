@@ -10,11 +10,15 @@ from shim.modules import Found, Layers, is_compiled, layer_kinds, layers_in_eval
 from shim.selection import BASE, Selection
 
 # The methods whose layers ask for their adapter when they run, shown by tests/shim/test_methods.py. Others choose
-# at the model: prompt learning, ADAPTION_PROMPT and SHADOW (they rewire it), XLORA and POLY (they route in it).
+# at the model: ADAPTION_PROMPT and SHADOW rewire it, XLORA and POLY route in it.
 CHOSEN_IN_LAYERS: FrozenSet[str] = frozenset(
     "ADALORA ADAMSS BEFT BOFT BONE C3A DEFT DELORA FOURIERFT FROD GLORA GRALORA HIRA HRA IA3 LILY LN_TUNING LOHA "
     "LOKR LORA MISS OFT OSF PEANUT PSOFT PVERA RANDLORA ROAD SHIRA SUPERTUNING TINYLORA TRAINABLE_TOKENS UNILORA "
     "VBLORA VERA WAVEFT".split()
+)
+# Prompt learning: the model asks itself which adapter is active, shown by tests/shim/test_prompts.py.
+CHOSEN_AT_THE_MODEL: FrozenSet[str] = frozenset(
+    "CARTRIDGE CPT MULTITASK_PROMPT_TUNING PREFIX_TUNING PROMPT_TUNING P_TUNING".split()
 )
 # Those whose layers treat the rows of a batch together, so that they can be run on whole samples only.
 NOT_ROW_WISE: FrozenSet[str] = frozenset({"LILY"})
@@ -183,8 +187,6 @@ def method_of(config: Any) -> str:
 def _unsupported(config: Any) -> Optional[str]:
     """Why rows of an adapter with `config` cannot be chosen layer by layer, or None where they can."""
     method = method_of(config)
-    if config.is_prompt_learning:
-        return f"is a prompt-learning method ({method}), which chooses at the model, not in a layer"
-    if method not in CHOSEN_IN_LAYERS:
-        return f"is of the method {method}, which has not been shown to choose its adapter in its layers alone"
+    if method not in CHOSEN_IN_LAYERS | CHOSEN_AT_THE_MODEL:
+        return f"is of the method {method}, which has not been shown to choose its adapter where a call can choose it"
     return None

@@ -11,6 +11,7 @@ from typing import Any, Callable, Iterator, Mapping, Sequence
 
 from shim.batch import MixedBatch, resolve
 from shim.no_trace import failure_leaves_no_trace
+from shim.prompts import method_of_model
 from shim.routing.inputs import Inputs, check_owners, check_sample_count, parameter_names
 from shim.routing.route import run_forward, run_generate
 from shim.routing.split import run_plain
@@ -54,10 +55,11 @@ def _call(original: Method, run: Run, model: Any, args: Sequence[Any], kwargs: M
     inputs = Inputs.of(args, given, _signature(model, original, run))
     owners = check_owners(owners, batch, inputs)
     check_sample_count(batch, inputs, owners)
+    function = method_of_model(model, original, "forward" if run is run_forward else "generate")
     with _exclusive(batch), failure_leaves_no_trace(model, inputs.caches()):
         if len(batch.groups) == 1:
-            return run_plain(functools.partial(original, model), batch, inputs)
-        return run(functools.partial(original, model), batch, inputs, owners)
+            return run_plain(function, batch, inputs)
+        return run(function, batch, inputs, owners)
 
 
 def _signature(model: Any, original: Method, run: Run) -> Sequence[str]:

@@ -63,6 +63,12 @@ def is_selected() -> bool:
     return not _is_compiling() and _CURRENT.get() is not None
 
 
+def selected_adapter() -> Optional[str]:
+    """Return the adapter that the running call has selected; None where it has no selection."""
+    selection = _CURRENT.get()
+    return None if selection is None else selection.adapter
+
+
 def routed(original: Callable[..., Any]) -> Callable[..., Any]:
     """Return `original`, a layer's forward, which leaves the work to the route of the running call, if any."""
 

@@ -9,9 +9,10 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 from shim import policy
 from shim.batch import MixedBatch, resolve
 from shim.errors import RefusedError, Unroutable
+from shim.prompts import method_of_model
 from shim.routing.inputs import Inputs, check_known, check_owners, check_sample_count
 from shim.routing.layers import RowGroups
-from shim.routing.one_pass import check_layers, decided_by_data, prefers_live
+from shim.routing.one_pass import check_methods, check_shared_layers, decided_by_data, prefers_live
 from shim.routing.owners import BY_ADAPTERS
 from shim.routing.plan import Plan, PlannedCall
 from shim.routing.plans import plan_for
@@ -75,6 +76,7 @@ def explain(
     function = forward_of(model)
     try:
         check_known(given)
+        check_methods(batch)
         plan = plan_for(function, batch, given, range(len(batch.names)), known)
     except RefusedError as refused:
         return Explanation("refuse", str(refused))
@@ -82,7 +84,7 @@ def explain(
         return _fallback(function, batch, given, str(reason), ())
     layers = tuple(_layers(plan))
     try:
-        check_layers(plan, batch, RowGroups(batch))
+        check_shared_layers(plan, batch, RowGroups(batch))
     except Unroutable as reason:
         return _fallback(function, batch, given, str(reason), layers)
     if plan.by_data != BY_ADAPTERS:
@@ -98,7 +100,7 @@ def explain(
 def forward_of(model: Any) -> Any:
     """Return the forward of `model` below the shim's wrapper."""
     forward = type(model).forward
-    return functools.partial(getattr(forward, "__wrapped__", forward), model)
+    return method_of_model(model, getattr(forward, "__wrapped__", forward), "forward")
 
 
 def _fallback(

@@ -11,7 +11,7 @@ from shim.no_trace import failure_leaves_no_trace
 from shim.routing.generate_rows import STEPS, Unit, UnitRoute, Units, follow_rows, units_told
 from shim.routing.inputs import Inputs, check_known
 from shim.routing.layers import RowGroups
-from shim.routing.one_pass import check_layers
+from shim.routing.one_pass import check_methods, check_shared_layers
 from shim.routing.owners import BY_ADAPTERS
 from shim.routing.plans import plan_for, signature_of, store_of
 from shim.routing.replay import PlanChanged, Replay
@@ -34,6 +34,7 @@ def run_one_pass_generate(function: Callable[..., Any], batch: MixedBatch, input
         Unroutable: some row's sample cannot be proven; nothing was changed.
     """
     check_known(inputs)
+    check_methods(batch)
     for name in _UNKNOWN:
         if inputs.values.get(name) is not None:
             raise Unroutable(f"{name} is given, and what it does to the rows cannot be followed")
@@ -86,7 +87,7 @@ class GenerateRoute(UnitRoute):
             plan = plan_for(unit.module, self._batch, unit.inputs, known.rows, others, kind=f"unit {unit.name}")
         if plan.by_data == BY_ADAPTERS:
             raise Unroutable("the adapters' own outputs decide the rows of a layer, at every token")
-        check_layers(plan, self._batch, self._groups)
+        check_shared_layers(plan, self._batch, self._groups)
         self._replay = Replay(plan, self._batch, self._groups)
 
     def end(self, unit: Unit, output: Any) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any, Callable
 
 from shim import policy
-from shim.batch import MixedBatch, is_row_wise
+from shim.batch import MixedBatch, is_row_wise, method_of
 from shim.errors import Unroutable
 from shim.no_trace import failure_leaves_no_trace
+from shim.prompts import is_chosen_at_the_model
 from shim.routing.inputs import Inputs, check_known
 from shim.routing.layers import RowGroups
 from shim.routing.owners import BY_ADAPTERS
@@ -45,11 +46,12 @@ def run_one_pass(
         Unroutable: some row's sample cannot be proven; nothing was changed.
     """
     check_known(inputs)
+    check_methods(batch)
     rows = range(len(batch.names))
     groups = RowGroups(batch)
     for again in (False, True):
         plan = plan_for(function, batch, inputs, rows, owners, again=again)
-        check_layers(plan, batch, groups)
+        check_shared_layers(plan, batch, groups)
         if plan.by_data == BY_ADAPTERS and not live:
             raise NeedsLive(f"data decides the rows of {decided_by_data(plan)}")
         try:
@@ -67,17 +69,29 @@ def decided_by_data(plan: Plan) -> str:
     return next(call.layer for call in plan.calls if call.by_data == BY_ADAPTERS)
 
 
-def check_layers(plan: Plan, batch: MixedBatch, groups: RowGroups) -> None:
-    """Check that no adapter of the batch has weights where rows are shared by samples.
-
-    Nor is one of a method whose layers treat their rows together.
+def check_methods(batch: MixedBatch) -> None:
+    """Check that the adapters of the batch are chosen in layers that treat each row by itself.
 
     Raises:
-        Unroutable: one has, or is.
+        Unroutable: one is of a method that does otherwise.
     """
     for group in batch.groups:
-        if group.adapter != BASE and not is_row_wise(batch.model.peft_config[group.adapter]):
-            raise Unroutable(f"the layers of adapter {group.adapter!r} do not treat each row by itself")
+        if group.adapter != BASE:
+            config = batch.model.peft_config[group.adapter]
+            if is_chosen_at_the_model(config):
+                raise Unroutable(
+                    f"adapter {group.adapter!r} ({method_of(config)}) is chosen at the model, not in a layer"
+                )
+            if not is_row_wise(config):
+                raise Unroutable(f"the layers of adapter {group.adapter!r} do not treat each row by itself")
+
+
+def check_shared_layers(plan: Plan, batch: MixedBatch, groups: RowGroups) -> None:
+    """Check that no adapter of the batch has weights where rows are shared by samples.
+
+    Raises:
+        Unroutable: one has.
+    """
     if plan.shared:
         layers = dict(batch.layers)
         for call in plan.shared:

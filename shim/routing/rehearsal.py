@@ -78,7 +78,7 @@ def _rehearse(run: Run, batch: MixedBatch, inputs: Inputs) -> Plan:
             whole = run(with_caches_cloned(inputs))
             parts = [_run_part(run, batch, inputs, paths, group.rows) for group in batch.groups]
         layouts.append(find_layout(whole, parts, batch.groups))
-    return Plan(paths, layouts[0])
+    return Plan(paths, layouts[-1])  # of an adapter where there is one: virtual tokens may stand in its outputs
 
 
 def _adapters_to_rehearse(batch: MixedBatch) -> Dict[str, str]:

@@ -129,20 +129,13 @@ def test_merged_adapters_are_refused_whichever_rows_there_are(model, names, inst
     assert resolve(model, names).names == tuple(names)
 
 
-def test_prompt_learning_is_refused_by_method_and_adapter(model):
-    model.peft_config["cat"] = peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2)
-    words = ["'cat'", "prompt-learning", "PROMPT_TUNING", "a call of their own"]
-    assert_refused(model, ["ann", "cat"], shim.RefusedError, *words)
-
-
 def test_a_method_that_is_not_shown_to_choose_in_its_layers_is_refused(model):
     model.peft_config["cat"] = peft.AdaptionPromptConfig(peft_type="ADAPTION_PROMPT")
     assert_refused(model, ["cat", "ann"], shim.RefusedError, "'cat'", "ADAPTION_PROMPT", "has not been shown")
 
 
-@pytest.mark.parametrize("config", [peft.PromptTuningConfig, peft.AdaptionPromptConfig])
-def test_an_unsupported_adapter_that_no_row_uses_does_not_matter(model, config):
-    model.peft_config["cat"] = config()
+def test_an_unsupported_adapter_that_no_row_uses_does_not_matter(model):
+    model.peft_config["cat"] = peft.AdaptionPromptConfig()
     assert resolve(model, ["ann", "ben"]).names == ("ann", "ben")
 
 

@@ -10,7 +10,7 @@ from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from torch import nn
 
 import shim
-from shim.batch import CHOSEN_IN_LAYERS
+from shim.batch import CHOSEN_AT_THE_MODEL, CHOSEN_IN_LAYERS
 
 WIDTH = 128
 NAMES = ["ann", "ben", "__base__", "ann"]
@@ -112,7 +112,7 @@ def test_a_method_that_mixes_samples_is_refused(installed_shim):
         model(**inputs(), adapter_names=NAMES)
 
 
-@pytest.mark.parametrize("method", sorted(set(METHODS) - CHOSEN_IN_LAYERS))
+@pytest.mark.parametrize("method", sorted(set(METHODS) - CHOSEN_IN_LAYERS - CHOSEN_AT_THE_MODEL))
 def test_a_method_that_is_not_shown_to_choose_in_its_layers_is_refused(method, installed_shim):
     model = build("LORA")
     model.peft_config["ben"] = METHODS[method].__new__(METHODS[method])
