@@ -15,11 +15,12 @@ import sys
 import tempfile
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
+from types import ModuleType
 from typing import Iterator, List, Optional, Sequence
 
 from conformance.bench import command
 from conformance.bench.own import CannotLoad
-from conformance.report import markdown, models, picture, table
+from conformance.report import markdown, methods, models, picture, table
 from conformance.report.environment import goes_on_from
 from conformance.report.jsonl import Report, ReportError, merge, read, write
 from conformance.report.progress import progress
@@ -46,7 +47,8 @@ _PYTEST_USAGE = 4
 
 _PACKAGE = Path(__file__).parent
 
-_MODELS = "comma list; tiny: those written by hand (default), all: every model type, every:TYPE: one of these"
+_MODELS = """comma list; tiny: those written by hand (default), all: every model type, every:TYPE: one of these,
+methods: every method of PEFT on one model, method:TYPE: one of these"""
 
 
 class _UsageError(Exception):
@@ -107,7 +109,10 @@ def report(options: argparse.Namespace) -> int:
     if options.svg:
         Path(options.svg).write_text(picture.render(environments), encoding="utf-8")
     if options.models_markdown:
-        _write_models(environments, Path(options.models_markdown))
+        _write_page(models, environments, Path(options.models_markdown))
+        return FINE
+    if options.methods_markdown:
+        _write_page(methods, environments, Path(options.methods_markdown))
         return FINE
     if options.versions_markdown:
         for path, text in versions.pages(environments, Path(options.versions_markdown)).items():
@@ -126,13 +131,13 @@ def report(options: argparse.Namespace) -> int:
     return FINE
 
 
-def _write_models(environments: Sequence[Report], path: Path) -> None:
-    """Write the page of the one report that holds a sweep; raise where there is none, or several."""
-    swept = [found for found in environments if models.swept(found)]
+def _write_page(page: ModuleType, environments: Sequence[Report], path: Path) -> None:
+    """Write `page` of the one report that holds its sweep; raise where there is none, or several."""
+    swept = [found for found in environments if page.swept(found)]
     if len(swept) != 1:
-        raise _UsageError(f"--models-markdown wants reports of one environment with a sweep, but {len(swept)} are here")
+        raise _UsageError(f"{path.name} wants reports of one environment with its sweep, but {len(swept)} are here")
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(models.render(swept[0]), encoding="utf-8")
+    path.write_text(page.render(swept[0]), encoding="utf-8")
 
 
 def list_all(options: argparse.Namespace) -> int:
@@ -179,6 +184,7 @@ def _parser() -> argparse.ArgumentParser:
     reports.add_argument("--markdown", action="store_true", help="as Markdown, for a README")
     reports.add_argument("--svg", metavar="PATH", help="draw the tables side by side, as a picture")
     reports.add_argument("--models-markdown", metavar="PATH", help="write the page of every model type there")
+    reports.add_argument("--methods-markdown", metavar="PATH", help="write the page of every method of PEFT there")
     reports.add_argument(
         "--versions-markdown",
         metavar="PATH",

@@ -17,7 +17,6 @@ from conformance.report.environment import header
 from conformance.report.jsonl import Report, Writer, footer, read, verdict_from_json, verdict_to_json
 from conformance.selection import (
     ALL,
-    EVERY,
     TINY,
     UnknownChoiceError,
     chosen_checks,
@@ -26,10 +25,11 @@ from conformance.selection import (
     chosen_pairs,
     remaining_entries,
     remaining_pairs,
+    sweeps,
 )
 from conformance.settings import Settings
 from conformance.sweep.finding import Finding, Judgement
-from conformance.sweep.stages import STAGES
+from conformance.sweep.stages import stages_of
 from conformance.verdict import Outcome, Verdict
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from conformance.checks import Check
     from conformance.models import Model
-    from conformance.models.every.classes import Entry
+    from conformance.sweep.workshop import Swept
 
 VERDICT = "conformance_verdict"
 DEVICE = "conformance_device"
@@ -75,7 +75,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--conformance-models",
         default=TINY,
         metavar="NAMES",
-        help="comma list of models; tiny: those written by hand (default), all: every model type, every:TYPE: one",
+        help="comma list; tiny: models written by hand (default), all: every model type, methods: every method of PEFT",
     )
     group.addoption(
         "--conformance-checks",
@@ -126,8 +126,8 @@ def pairs(config: pytest.Config) -> List[Tuple[Model, Check]]:
     return remaining_pairs(chosen_pairs(*choice(config)), done_before(config))
 
 
-def entries(config: pytest.Config) -> List[Entry]:
-    """Return the model types to sweep: chosen, and not done before."""
+def entries(config: pytest.Config) -> List[Swept]:
+    """Return the model types and methods to sweep: chosen, and not done before."""
     return remaining_entries(chosen_entries(choice(config)[0]), done_before(config))
 
 
@@ -139,8 +139,7 @@ def done_before(config: pytest.Config) -> Tuple[Verdict, ...]:
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> Optional[bool]:
     """Leave the sweep out where no model type was chosen: it would be one skipped test."""
-    sweeps = any(word.strip() == ALL or word.strip().startswith(EVERY) for word in choice(config)[0].split(","))
-    return True if collection_path.name == "test_every.py" and not sweeps else None
+    return True if collection_path.name == "test_every.py" and not sweeps(choice(config)[0]) else None
 
 
 def settings(config: pytest.Config) -> Settings:
@@ -260,7 +259,12 @@ def _is_ours(nodeid: str) -> bool:
 
 def _verdicts_planned(nodeid: str) -> int:
     """Return how many verdicts a test of ours gives: the sweep's one for each stage."""
-    return 1 if _CONTRACT in nodeid else len(STAGES)
+    return 1 if _CONTRACT in nodeid else len(stages_of(_entry_of(nodeid)))
+
+
+def _entry_of(nodeid: str) -> str:
+    """Return the name of what one of the sweep's tests judges."""
+    return nodeid.split(_EVERY, 1)[1].rstrip("]")
 
 
 def _verdicts_of_a_broken_test(report: pytest.TestReport) -> List[Verdict]:
@@ -272,8 +276,8 @@ def _verdicts_of_a_broken_test(report: pytest.TestReport) -> List[Verdict]:
     said = str(crash.message if crash else report.longreprtext).strip().splitlines() or ["no word"]
     detail = f"{detail}: {said[0]}"
     if _EVERY in report.nodeid:
-        name = report.nodeid.split(_EVERY, 1)[1].rstrip("]")
-        return [Judgement(Finding.CRASHED, detail).verdict(name, stage, 0.0) for stage in STAGES]
+        name = _entry_of(report.nodeid)
+        return [Judgement(Finding.CRASHED, detail).verdict(name, stage, 0.0) for stage in stages_of(name)]
     name = report.nodeid.split(_CONTRACT, 1)[1].rstrip("]")
     model, _, check = name.rpartition("-")  # models are kebab case, checks snake case
     clauses = next((found.clauses for found in chosen_checks() if found.name == check), ())

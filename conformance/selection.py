@@ -1,21 +1,23 @@
 """Which checks run on which models: the words of an option, resolved to pairs in one fixed order.
 
 Models are named by comma lists: `tiny` is the models that are written by hand, for which all checks are; `all` is
-every model type of the installed transformers, which the sweep judges, and `every:TYPE` one of these.
+every model type of the installed transformers, which the sweep judges, and `every:TYPE` one of these; `methods` is
+every method of the installed PEFT, on one small model, and `method:TYPE` one of these.
 """
 
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Collection, Iterable, List, Tuple
+from typing import TYPE_CHECKING, Collection, Iterable, List, Sequence, Tuple
 
 if TYPE_CHECKING:
     from conformance.checks import Check
     from conformance.models import Model
-    from conformance.models.every.classes import Entry
+    from conformance.sweep.workshop import Swept
     from conformance.verdict import Verdict
 
 ALL, TINY, EVERY = "all", "tiny", "every:"
+METHODS, METHOD = "methods", "method:"
 
 
 class UnknownChoiceError(ValueError):
@@ -27,22 +29,44 @@ def chosen_models(wanted: str = TINY) -> List[Model]:
     from conformance.models import MODELS
 
     words = _words(wanted) or [TINY]
-    names = [word for word in words if word not in (ALL, TINY) and not word.startswith(EVERY)]
+    names = [word for word in words if word != TINY and not _is_swept(word)]
     _refuse_unknown("model", names, MODELS)
     return [MODELS[name] for name in sorted(MODELS if TINY in words else set(names))]
 
 
-def chosen_entries(wanted: str = TINY) -> List[Entry]:
-    """Return the model types that the comma list `wanted` names, base classes and heads, by name."""
-    words = [word for word in _words(wanted) if word == ALL or word.startswith(EVERY)]
-    if not words:
-        return []
-    from conformance.models.every.classes import entries
+def chosen_entries(wanted: str = TINY) -> List[Swept]:
+    """Return what the comma list `wanted` names for the sweep: model types (base classes and heads), methods."""
+    words = list(filter(_is_swept, _words(wanted)))
+    types = [word for word in words if word == ALL or word.startswith(EVERY)]
+    known: List[Swept] = []
+    if types:
+        from conformance.models.every.classes import entries
 
-    known = {entry.name: entry for entry in entries()}
-    types = {entry.name.split("+")[0] for entry in known.values()}
-    _refuse_unknown("model type", [word for word in words if word != ALL], {*known, *types})
-    return [entry for name, entry in known.items() if ALL in words or name in words or name.split("+")[0] in words]
+        known += _chosen("model type", types, ALL, entries())
+    if len(types) < len(words):
+        from conformance.methods.kinds import methods
+
+        known += _chosen("method", [word for word in words if word not in types], METHODS, methods())
+    return known
+
+
+def sweeps(wanted: str) -> bool:
+    """Whether the comma list names anything for the sweep; looks nothing up."""
+    return any(map(_is_swept, _words(wanted)))
+
+
+def _is_swept(word: str) -> bool:
+    return word in (ALL, METHODS) or word.startswith((EVERY, METHOD))
+
+
+def _chosen(kind: str, words: Sequence[str], everything: str, entries: Sequence[Swept]) -> List[Swept]:
+    """Return the entries that the words name: by name, or by the part before a plus with all that has it."""
+    known = {entry.name: entry for entry in entries}
+    types = {name.split("+")[0] for name in known}
+    _refuse_unknown(kind, [word for word in words if word != everything], {*known, *types})
+    return [
+        entry for name, entry in known.items() if everything in words or name in words or name.split("+")[0] in words
+    ]
 
 
 def chosen_checks(wanted: str = ALL) -> List[Check]:
@@ -69,8 +93,8 @@ def remaining_pairs(pairs: Iterable[Tuple[Model, Check]], done: Iterable[Verdict
     return [(model, check) for model, check in pairs if (model.name, check.name) not in judged]
 
 
-def remaining_entries(entries: Iterable[Entry], done: Iterable[Verdict]) -> List[Entry]:
-    """Return the model types without a verdict; a type's stages are judged together, or not at all."""
+def remaining_entries(entries: Iterable[Swept], done: Iterable[Verdict]) -> List[Swept]:
+    """Return the model types and methods without a verdict; a type's stages are judged together, or not at all."""
     judged = {verdict.model for verdict in done}
     return [entry for entry in entries if entry.name not in judged]
 

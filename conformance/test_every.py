@@ -1,4 +1,5 @@
-"""What `--conformance-models all` collects: one test for each class of the installed transformers.
+"""What `--conformance-models all` collects: one test for each class of the installed transformers;
+and `--conformance-models methods`: one for each method of the installed PEFT.
 
 Each is judged in a child process of its own, so that one that crashes or hangs is one verdict and not the end.
 """
@@ -14,8 +15,8 @@ from conformance.report.environment import device_name
 from conformance.verdict import Outcome
 
 if TYPE_CHECKING:
-    from conformance.models.every.classes import Entry
     from conformance.settings import Settings
+    from conformance.sweep.workshop import Swept
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -35,7 +36,7 @@ def ready() -> None:
 
 
 def test_model_type_is_exact_or_refused(
-    entry: Entry, settings: Settings, ready: None, record_property: Callable[[str, object], None]
+    entry: Swept, settings: Settings, ready: None, record_property: Callable[[str, object], None]
 ) -> None:
     """Hand the verdicts of all stages to the report; fail where one of them fails the run."""
     from conformance.sweep.workshop import judged

@@ -88,12 +88,21 @@ def holds(layer: Any, adapter: str) -> bool:
         if any(name in modules and adapter in modules[name]._modules for name in layer.adapter_layer_names):
             return True
         names = (*layer.adapter_layer_names, *getattr(layer, "other_param_names", ()))
-        return any(adapter in held for held in (getattr(layer, name, ()) for name in names) if hasattr(held, "keys"))
+        return any(adapter in held for held in (_attribute(layer, name) for name in names) if hasattr(held, "keys"))
     # Breakpoint: huggingface/peft#2376, peft 0.15.0: wrappers can list their adapters.
     for lister in ("_all_available_adapter_names", "_get_available_adapters"):
         if hasattr(type(layer), lister):
             return adapter in getattr(layer, lister)()
     return adapter in layer.modules_to_save
+
+
+def _attribute(layer: Any, path: str) -> Any:
+    """Return what is at `path` in `layer`; () where there is nothing."""
+    # Breakpoint: huggingface/peft#2376, peft 0.15.0: a wrapper for trainable tokens names what its inner layer holds.
+    found = layer
+    for name in path.split("."):
+        found = getattr(found, name, ())
+    return found
 
 
 def missing(layer: Any, adapters: Sequence[str]) -> Tuple[str, ...]:

@@ -60,12 +60,12 @@ class Judgement:
     examples: int = 0
     reproduction: Optional[str] = None
 
-    def verdict(self, model: str, stage: str, seconds: float) -> Verdict:
-        """Return the record of this judgement on `model` under `stage`."""
+    def verdict(self, model: str, stage: str, seconds: float, clauses: Tuple[str, ...] = CLAUSES) -> Verdict:
+        """Return the record of this judgement on `model` under `stage`, by `clauses` of the contract."""
         return Verdict(
             model=model,
             check=stage,
-            clauses=CLAUSES,
+            clauses=clauses,
             outcome=self.finding.outcome,
             detail=self.detail,
             reproduction=self.reproduction,

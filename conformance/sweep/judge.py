@@ -13,7 +13,7 @@ from conformance.shim_switch import allow_mixed_outputs, declines, explained, ta
 from conformance.sweep.adapted import ADAPTERS, CannotAdapt, with_adapters
 from conformance.sweep.finding import Finding, Judgement
 from conformance.sweep.reference import Reference, run
-from conformance.sweep.variants import NAMES, Drawing
+from conformance.sweep.variants import Drawing
 
 FLOAT64 = Tier()
 FLOAT32 = Tier(1e-5)
@@ -66,14 +66,18 @@ def judge(model: Any, modules: Sequence[str], parameters: Sequence[str], batches
     Raises:
         CannotAdapt: PEFT cannot run the model under a single one of these adapters.
     """
+    return judge_adapted(with_adapters(model, modules, parameters), batches, tier)
+
+
+def judge_adapted(adapted: Any, batches: Any, tier: Tier) -> Judgement:
+    """Return what mixed calls on `adapted` show, a PEFT model with the two adapters; see `judge`."""
     allow_mixed_outputs([])
-    adapted = with_adapters(model, modules, parameters)
     tally = Tally(tier)
     for drawing, batch in batches:
         if batch is None:
             tally.note(f"not shown: {drawing.name}, which the model does not take")
             continue
-        for sense in unfed(model, batch):
+        for sense in unfed(adapted.get_base_model(), batch):
             tally.note(f"not fed: {sense}")
         try:
             _judge_batch(adapted, drawing, batch, tally)
@@ -112,7 +116,7 @@ def _judge_batch(adapted: Any, drawing: Drawing, batch: Batch, tally: Tally) -> 
             f"{reference.unlike[worst]:.0e} from that row alone, so the whole batch is run, and a row may equal either"
         )
     for samples in drawing.calls if reference.batchable else (tuple(range(batch.samples)),):
-        names = [NAMES[sample] for sample in samples]
+        names = [drawing.names[sample] for sample in samples]
         called = batch.of(samples)
         outputs = _mixed(adapted, called, names, tally, reference.rowless)
         tally.calls += 1

@@ -25,6 +25,8 @@ class Drawing:
     how: Tuple[Tuple[str, Any], ...] = ()
     calls: Tuple[Tuple[int, ...], ...] = ()
     """Which samples each call has, in which order."""
+    names: Tuple[str, ...] = NAMES
+    """The adapter of each sample."""
 
     @property
     def options(self) -> Dict[str, Any]:

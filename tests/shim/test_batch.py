@@ -129,6 +129,19 @@ def test_merged_adapters_are_refused_whichever_rows_there_are(model, names, inst
     assert resolve(model, names).names == tuple(names)
 
 
+@pytest.mark.skipif("trainable_token_indices" not in vars(peft.LoraConfig()), reason="peft 0.15")
+def test_a_wrapper_holds_what_its_inner_layer_has_for_an_adapter(installed_shim):
+    """huggingface/peft#2376: trainable tokens beside LoRA are held one layer further down."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Embedding(8, 4), nn.Linear(4, 4))
+    tokens = peft.LoraConfig(target_modules=["1"], trainable_token_indices={"0": [1, 2]})
+    adapted = peft.get_peft_model(net, tokens, adapter_name="ann")
+    adapted.add_adapter("ben", tokens)
+    adapted.add_adapter("cat", peft.LoraConfig(target_modules=["1"]))
+    wrapper = adapted.base_model.model[0]
+    assert [holds(wrapper, name) for name in ("ann", "ben", "cat", "__base__")] == [True, True, False, False]
+
+
 def test_a_method_that_is_not_shown_to_choose_in_its_layers_is_refused(model):
     model.peft_config["cat"] = peft.AdaptionPromptConfig(peft_type="ADAPTION_PROMPT")
     assert_refused(model, ["cat", "ann"], shim.RefusedError, "'cat'", "ADAPTION_PROMPT", "has not been shown")

@@ -1,0 +1,52 @@
+"""The sweep of methods as a page: each method of the installed PEFT, how it goes in a mixed batch, and why."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import List
+
+from conformance.report.jsonl import Report
+from conformance.report.markdown import escaped, row
+from conformance.report.summary import facts
+from conformance.sweep.finding import Finding
+from conformance.sweep.stages import METHOD_STAGE
+from conformance.verdict import Verdict
+
+_LONGEST = 300
+
+
+def swept(report: Report) -> List[Verdict]:
+    """Return the verdicts on methods, by name."""
+    found = [verdict for verdict in report.verdicts if verdict.finding and verdict.check == METHOD_STAGE]
+    return sorted(found, key=lambda verdict: verdict.model)
+
+
+def render(report: Report) -> str:
+    """Return the page `docs/methods.md`: versions, counts, and a row for each method."""
+    verdicts = swept(report)
+    counted = Counter(verdict.finding for verdict in verdicts)
+    counts = ", ".join(f"{counted[finding.value]} {finding.value}" for finding in Finding if counted[finding.value])
+    lines = [
+        "# Every method",
+        "",
+        f"Made by `python -m conformance report … --methods-markdown docs/methods.md` from a run of "
+        f"`{escaped(str(report.header.get('command')))}`, {report.header.get('started', '?')}:",
+        f"{escaped(facts(report))}.",
+        "",
+        f"Every method that PEFT registers, and variants of LoRA, two adapters of each on a Llama of width 128 with "
+        f"two layers: {counts}. Each row of a mixed batch is held against that row alone under its adapter; the error "
+        "is the largest, the separation how far the adapters are apart at least, both relative.",
+        "",
+        row(["method", "in a mixed batch", "error", "separation", "because"]),
+        row(["---", "---", "--:", "--:", "---"]),
+        *map(_row, verdicts),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _row(verdict: Verdict) -> str:
+    words = " ".join(verdict.detail.split())
+    reason = words if len(words) <= _LONGEST else words[:_LONGEST] + "…"
+    error = "" if verdict.error is None else f"{verdict.error:.0e}"
+    separation = "" if verdict.separation is None else f"{verdict.separation:.2g}"
+    return row([escaped(verdict.model.split(":", 1)[-1]), verdict.finding, error, separation, escaped(reason)])
