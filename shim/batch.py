@@ -56,12 +56,13 @@ def resolve(model: Any, adapter_names: Any) -> MixedBatch:
     """
     names = _names(adapter_names)
     _check_loaded(model, names)
+    _check_methods(model, names)
     layers = layers_in_evaluation(model, set(names))
     if layers is None:
         modules = list(walk(model, set(names)))
         _check_modules(modules)
         layers = tuple((found.name, found.module) for found in modules if found.is_layer)
-    _check_state(model, names, layers)
+    _check_state(layers)
     rows: Dict[str, List[int]] = {}
     for row, name in enumerate(names):
         rows.setdefault(name, []).append(row)
@@ -144,6 +145,13 @@ def _check_loaded(model: Any, names: Tuple[str, ...]) -> None:
         )
 
 
+def _check_methods(model: Any, names: Tuple[str, ...]) -> None:
+    for adapter in sorted(set(names) - {BASE}):
+        reason = _unsupported(model.peft_config[adapter])
+        if reason is not None:
+            raise RefusedError(f"adapter {adapter!r} {reason}. Run its rows in a call of their own instead")
+
+
 def _check_modules(modules: List[Found]) -> None:
     for found in modules:
         if is_compiled(found.module):
@@ -154,7 +162,7 @@ def _check_modules(modules: List[Found]) -> None:
     _check_evaluation_mode(modules)
 
 
-def _check_state(model: Any, names: Tuple[str, ...], layers: Layers) -> None:
+def _check_state(layers: Layers) -> None:
     tuner_layer = layer_kinds()[0]
     for name, layer in layers:
         if isinstance(layer, tuner_layer) and layer.merged:
@@ -168,10 +176,6 @@ def _check_state(model: Any, names: Tuple[str, ...], layers: Layers) -> None:
                 f"{name} is a lora.MultiheadAttention, which merges weights while it runs: a failure or "
                 "another thread would see them. Target the projections outside of it, or run one adapter a call"
             )
-    for adapter in sorted(set(names) - {BASE}):
-        reason = _unsupported(model.peft_config[adapter])
-        if reason is not None:
-            raise RefusedError(f"adapter {adapter!r} {reason}. Run its rows in a call of their own instead")
 
 
 def _check_evaluation_mode(modules: List[Found]) -> None:

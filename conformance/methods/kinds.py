@@ -10,6 +10,7 @@ VIRTUAL_TOKENS = 3
 
 # What a configuration needs beyond its targets to fit a layer of width 128, two layers and 64 tokens.
 FACTS: Dict[str, Dict[str, Any]] = {
+    "ADAPTION_PROMPT": {"adapter_len": 4, "adapter_layers": 1, "target_modules": "self_attn"},
     "ADALORA": {"inference_mode": True, "total_step": 10},
     "BOFT": {"boft_block_size": 4},
     "C3A": {"block_size": 16},
@@ -39,12 +40,21 @@ VARIANTS: Dict[str, Dict[str, Any]] = {
     "tokens": {"trainable_token_indices": list(range(64))},
     "tied_tokens": {"trainable_token_indices": list(range(64))},
     "kasa": {"kasa_config": {"beta": 1e-4}},
+    "layers": {"layers_to_transform": [1]},
+    "replication": {"layer_replication": [[0, 2], [1, 2]]},
+    "head": {"target_modules": ["q_proj", "lm_head"]},
+    "tied_head": {"target_modules": ["embed_tokens", "lm_head"]},
+    "dora_embeddings": {"use_dora": True, "target_modules": ["q_proj", "embed_tokens"]},
+    "saved_embeddings": {"modules_to_save": ["embed_tokens"]},
+    "tied_saved": {"modules_to_save": ["embed_tokens"]},
     "saved": {"modules_to_save": ["lm_head"]},
     "bdlora": {"use_bdlora": {"target_modules_bd_a": ["q_proj"], "target_modules_bd_b": ["v_proj"], "nblocks": 2}},
 }
 """LoRA's variants, by the fields of its configuration."""
 
-MODELS: Dict[str, Dict[str, Any]] = {"tied_tokens": {"tie_word_embeddings": True}}
+MODELS: Dict[str, Dict[str, Any]] = {
+    name: {"tie_word_embeddings": True} for name in ("tied_tokens", "tied_head", "tied_saved")
+}
 """What the configuration of the model must have for a variant."""
 
 
@@ -74,7 +84,7 @@ class Method:
         """Return the configuration of one adapter.
 
         Raises:
-            TypeError: the installed PEFT knows no such variant.
+            KeyError, TypeError: there is no such variant, or the installed PEFT knows none.
         """
         cls = _registered()[self.peft_type]
         known = set(inspect.signature(cls).parameters)
@@ -86,7 +96,7 @@ class Method:
         facts = {key: value for key, value in FACTS.get(self.peft_type, {}).items() if key in known}
         if self.peft_type == "CPT":
             del fields["num_virtual_tokens"]  # as many as it has tokens
-        return cls(**{**fields, **facts, **VARIANTS.get(self.variant, {})})
+        return cls(**{**fields, **facts, **(VARIANTS[self.variant] if self.variant else {})})
 
 
 def methods() -> List[Method]:

@@ -51,17 +51,23 @@ def test_names_that_upstream_ignores_are_seen(method):
     assert verdict.outcome is Outcome.FAIL
 
 
-def test_what_peft_refuses_is_said():
+def test_what_the_shim_refuses_is_said_by_method():
     verdict = verdict_of(Method("ADAPTION_PROMPT"), True)
+    assert verdict.finding == Finding.REFUSED.value
+    assert "the method ADAPTION_PROMPT" in verdict.detail
+
+
+def test_what_peft_refuses_is_said():
+    verdict = verdict_of(Method("LORA", "no such variant"), True)
     assert verdict.finding == Finding.CANNOT_BUILD.value
-    assert "PEFT" in verdict.detail
+    assert "PEFT refuses two of them" in verdict.detail
 
 
 def test_the_page_has_a_row_for_each_with_its_reason():
     verdicts = [verdict_of(Method("IA3"), True), verdict_of(Method("ADAPTION_PROMPT"), True)]
     report = Report({"command": "run", "settings": {"with_shim": True}}, tuple(verdicts), {"planned": 2})
     text = page.render(report)
-    assert "1 exact in one pass, 1 cannot build" in text
+    assert "1 exact in one pass, 1 refused" in text
     assert "| IA3 | exact in one pass |" in text
-    assert "| ADAPTION\\_PROMPT | cannot build |" in text
+    assert "| ADAPTION\\_PROMPT | refused |" in text
     assert page.swept(Report({}, (), {})) == []
