@@ -1,6 +1,6 @@
 """A conformance suite for mixed-adapter batches: what `adapter_names` must mean, shown on any installed PEFT.
 
-    pytest --pyargs conformance        python -m conformance run
+    pytest --pyargs conformance     python -m conformance run     python -m conformance check my_package.models:build
 
 Importing this package imports neither torch nor PEFT; the names below are fetched when first asked for.
 """
@@ -13,11 +13,22 @@ from typing import TYPE_CHECKING, Any, List
 if TYPE_CHECKING:
     from conformance.checks import CHECKS
     from conformance.examination import examine, reproduce
+    from conformance.in_tests import check_model, parametrize
     from conformance.models import MODELS
     from conformance.settings import Settings
     from conformance.verdict import Outcome, Verdict
 
-__all__ = ["CHECKS", "MODELS", "Outcome", "Settings", "Verdict", "examine", "reproduce"]
+__all__ = [
+    "CHECKS",
+    "MODELS",
+    "Outcome",
+    "Settings",
+    "Verdict",
+    "check_model",
+    "examine",
+    "parametrize",
+    "reproduce",
+]
 
 _HOMES = {
     "CHECKS": "conformance.checks",
@@ -25,7 +36,9 @@ _HOMES = {
     "Outcome": "conformance.verdict",
     "Settings": "conformance.settings",
     "Verdict": "conformance.verdict",
+    "check_model": "conformance.in_tests",
     "examine": "conformance.examination",
+    "parametrize": "conformance.in_tests",
     "reproduce": "conformance.examination",
 }
 

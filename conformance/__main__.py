@@ -1,4 +1,4 @@
-"""The command line: `python -m conformance run | report | bench | list`.
+"""The command line: `python -m conformance run | check | report | bench | list`.
 
 `run` drives pytest over `test_contract.py`, so it does what `pytest --pyargs conformance` does, away from
 the user's pytest configuration. Exit codes: 0 where something was shown and nothing fails, 1 where something
@@ -19,7 +19,6 @@ from types import ModuleType
 from typing import Iterator, List, Optional, Sequence
 
 from conformance.bench import command
-from conformance.bench.own import CannotLoad
 from conformance.report import markdown, methods, models, picture, table
 from conformance.report.environment import goes_on_from
 from conformance.report.jsonl import Report, ReportError, merge, read, write
@@ -27,6 +26,7 @@ from conformance.report.progress import progress
 from conformance.report.summary import facts
 from conformance.selection import (
     ALL,
+    OWN,
     TINY,
     UnknownChoiceError,
     chosen_checks,
@@ -60,7 +60,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     options = _parser().parse_args(argv)
     try:
         code: int = options.command(options)
-    except (_UsageError, UnknownChoiceError, ReportError, CannotLoad, ImportError, OSError) as error:
+    except (_UsageError, UnknownChoiceError, ReportError, ImportError, OSError) as error:
         print(f"conformance: {error}", file=sys.stderr)
         return USAGE
     return code
@@ -99,6 +99,18 @@ def _hold_against_record(found: Report) -> int:
     print(facts(found))
     _print(expected.render(held))
     return FINE if held.met and found.complete else FAILED
+
+
+def check(options: argparse.Namespace) -> int:
+    """Show the route of each adapted layer of a user's own model, then run the checks on it."""
+    from conformance.models.own import own_model
+    from conformance.subject import routes
+
+    model = own_model(OWN + options.model)
+    if not options.without_shim:
+        _print(routes(model, options.device) + "\n")
+    options.models = model.name
+    return run(options)
 
 
 def report(options: argparse.Namespace) -> int:
@@ -158,27 +170,17 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     runs = commands.add_parser("run", help="run the checks and show the table")
     runs.add_argument("--models", default=TINY, metavar="NAMES", help=_MODELS)
-    runs.add_argument("--checks", default=ALL, metavar="NAMES", help="comma list of checks or clauses, such as R1,S1")
-    runs.add_argument("--device", default=Settings.device, help="cpu, cuda, cuda:1, ... (default: %(default)s)")
-    runs.add_argument("--without-shim", action="store_true", help="judge upstream as it is")
     runs.add_argument(
         "--on-record",
         action="store_true",
         help="with --without-shim: exit 0 if upstream is broken as known, and only so",
     )
-    runs.add_argument(
-        "--examples",
-        type=_positive,
-        default=Settings.examples,
-        metavar="N",
-        help="scenarios for each check on each model (default: %(default)s)",
-    )
-    runs.add_argument("-n", dest="workers", metavar="N", help="processes, by pytest-xdist; auto: one a core")
-    runs.add_argument("--report", metavar="PATH", help="write the verdicts there, as JSON lines")
-    runs.add_argument("--resume", action="store_true", help="take over what the report in --report holds already")
-    runs.add_argument("--junit", metavar="PATH", help="write JUnit XML there")
-    runs.add_argument("--shrink", action="store_true", help="make failing scenarios small (slow)")
+    _add_run_options(runs)
     runs.set_defaults(command=run)
+    own = commands.add_parser("check", help="run the checks on a model of yours, and show its routes")
+    own.add_argument("model", metavar="PACKAGE:FUNCTION", help="it returns (model, inputs of two samples or more)")
+    _add_run_options(own)
+    own.set_defaults(command=check, on_record=False)
     reports = commands.add_parser("report", help="show reports that were written before")
     reports.add_argument("paths", nargs="+", type=Path, metavar="PATH")
     reports.add_argument("--markdown", action="store_true", help="as Markdown, for a README")
@@ -199,6 +201,24 @@ def _parser() -> argparse.ArgumentParser:
     lists.add_argument("--models", default=TINY, metavar="NAMES", help=_MODELS)
     lists.set_defaults(command=list_all)
     return parser
+
+
+def _add_run_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--checks", default=ALL, metavar="NAMES", help="comma list of checks or clauses, such as R1,S1")
+    parser.add_argument("--device", default=Settings.device, help="cpu, cuda, cuda:1, ... (default: %(default)s)")
+    parser.add_argument("--without-shim", action="store_true", help="judge upstream as it is")
+    parser.add_argument(
+        "--examples",
+        type=_positive,
+        default=Settings.examples,
+        metavar="N",
+        help="scenarios for each check on each model (default: %(default)s)",
+    )
+    parser.add_argument("-n", dest="workers", metavar="N", help="processes, by pytest-xdist; auto: one a core")
+    parser.add_argument("--report", metavar="PATH", help="write the verdicts there, as JSON lines")
+    parser.add_argument("--resume", action="store_true", help="take over what the report in --report holds already")
+    parser.add_argument("--junit", metavar="PATH", help="write JUnit XML there")
+    parser.add_argument("--shrink", action="store_true", help="make failing scenarios small (slow)")
 
 
 def _positive(text: str) -> int:

@@ -2,7 +2,8 @@
 
 Models are named by comma lists: `tiny` is the models that are written by hand, for which all checks are; `all` is
 every model type of the installed transformers, which the sweep judges, and `every:TYPE` one of these; `methods` is
-every method of the installed PEFT, on one small model, and `method:TYPE` one of these.
+every method of the installed PEFT, on one small model, and `method:TYPE` one of these; `own:PACKAGE:FUNCTION` is the
+user's own model.
 """
 
 from __future__ import annotations
@@ -18,20 +19,31 @@ if TYPE_CHECKING:
 
 ALL, TINY, EVERY = "all", "tiny", "every:"
 METHODS, METHOD = "methods", "method:"
+OWN = "own:"
 
 
 class UnknownChoiceError(ValueError):
     """A model, check or clause was asked for that does not exist; the message lists those that do."""
 
 
+class CannotLoad(UnknownChoiceError):
+    """What was named is not a model with inputs, or not an adapter; the message says what is missing."""
+
+
 def chosen_models(wanted: str = TINY) -> List[Model]:
-    """Return the models written by hand that the comma list `wanted` names, by name."""
+    """Return the models written by hand that the comma list `wanted` names, by name; then the user's own."""
     from conformance.models import MODELS
 
     words = _words(wanted) or [TINY]
-    names = [word for word in words if word != TINY and not _is_swept(word)]
+    names = {word for word in words if word != TINY and not _is_swept(word) and not word.startswith(OWN)}
     _refuse_unknown("model", names, MODELS)
-    return [MODELS[name] for name in sorted(MODELS if TINY in words else set(names))]
+    chosen = [MODELS[name] for name in sorted(MODELS if TINY in words else names)]
+    own = [word for word in words if word.startswith(OWN)]
+    if own:
+        from conformance.models.own import own_model
+
+        chosen += map(own_model, own)
+    return chosen
 
 
 def chosen_entries(wanted: str = TINY) -> List[Swept]:

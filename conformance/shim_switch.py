@@ -189,3 +189,14 @@ def explained(model: Any, inputs: Dict[str, Any], adapter_names: List[str], **mo
     if explain is None or not any(status.applied for status in shim.status()):
         return "unknown"
     return str(explain(model, inputs, adapter_names, **more).route)
+
+
+def explanation(model: Any, inputs: Dict[str, Any], adapter_names: Sequence[str]) -> str:
+    """Return in words the route that the shim takes for a call, layer by layer; or why it refuses it."""
+    import shim
+
+    with shim_installed(True):
+        try:
+            return str(shim.explain(model, inputs, list(adapter_names)))
+        except shim.RefusedError as refused:
+            return f"route: refuse ({refused})"

@@ -9,7 +9,7 @@ import zlib
 from typing import TYPE_CHECKING, Any, Dict, Optional, Sequence
 
 from conformance.models.precision import cast
-from conformance.scenarios import Adapter, Scenario
+from conformance.scenarios import BASE, NAMES, Adapter, Scenario
 
 if TYPE_CHECKING:
     from conformance.models import Model
@@ -117,3 +117,14 @@ def inputs_of(model: Model, scenario: Scenario, device: str) -> Dict[str, Any]:
     generator = torch.Generator().manual_seed(scenario.seed)
     inputs = model.inputs(len(scenario.rows), scenario.length, generator)
     return {name: value.to(device) for name, value in cast(inputs, torch.float64).items()}
+
+
+def routes(model: Model, device: str) -> str:
+    """Return in words which way the shim runs a mixed batch of `model` with every target adapted, layer by layer."""
+    from conformance.shim_switch import explanation
+
+    adapters = tuple(Adapter(name, targets=model.targets) for name in NAMES[:2])
+    scenario = Scenario(adapters, (NAMES[0], NAMES[1], BASE), model.lengths[0], NAMES[0])
+    place = device_named(device)
+    wrapped = with_adapters(model, adapters, 0, place)
+    return explanation(wrapped, inputs_of(model, scenario, place), scenario.rows)

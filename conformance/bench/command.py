@@ -6,18 +6,47 @@ import argparse
 from pathlib import Path
 from typing import Callable, Dict, List
 
-from conformance.bench import adapters, memory, own, products, routing, switching
 from conformance.bench.measurements import Row, report
-from conformance.bench.plot import draw
 
 Bench = Callable[[bool, float], List[Row]]
 
+
+def _adapters(quick: bool, seconds: float) -> List[Row]:
+    from conformance.bench import adapters
+
+    return adapters.measure(quick=quick, seconds=seconds)
+
+
+def _products(quick: bool, seconds: float) -> List[Row]:
+    from conformance.bench import products
+
+    return products.measure(quick=quick, seconds=seconds)
+
+
+def _memory(quick: bool, seconds: float) -> List[Row]:
+    from conformance.bench import memory
+
+    return memory.measure(quick=quick)
+
+
+def _switching(quick: bool, seconds: float) -> List[Row]:
+    from conformance.bench import switching
+
+    return switching.measure(quick=quick, seconds=seconds)
+
+
+def _routing(quick: bool, seconds: float) -> List[Row]:
+    from conformance.bench import routing
+
+    return routing.measure(seconds=seconds)
+
+
 BENCHES: Dict[str, Bench] = {
-    "adapters": lambda quick, seconds: adapters.measure(quick=quick, seconds=seconds),
-    "products": lambda quick, seconds: products.measure(quick=quick, seconds=seconds),
-    "memory": lambda quick, _: memory.measure(quick=quick),
-    "switching": lambda quick, seconds: switching.measure(quick=quick, seconds=seconds),
-    "routing": lambda _, seconds: routing.measure(seconds=seconds),
+    "adapters": _adapters,
+    "products": _products,
+    "memory": _memory,
+    "switching": _switching,
+    "routing": _routing,
 }
 """What each measures, by (quick, seconds for each comparison)."""
 
@@ -44,13 +73,15 @@ def bench(options: argparse.Namespace) -> int:
     """Measure what was asked for, print it, write and draw it where asked; exit 0 whatever it is.
 
     Raises:
-        own.CannotLoad: `--model` or `--adapters` names nothing that can be measured.
+        CannotLoad: `--model` or `--adapters` names nothing that can be measured.
         ImportError: `--plots` without matplotlib.
     """
     if options.plots:
         import matplotlib  # noqa: F401  not found out after an hour
     seconds = options.seconds if options.seconds is not None else 0.5 if options.quick else 3.0
     if options.model:
+        from conformance.bench import own
+
         chosen = [name for name in options.adapters.split(",") if name]
         rows = own.measure(*own.load(options.model, chosen), seconds=seconds)
     else:
@@ -59,6 +90,8 @@ def bench(options: argparse.Namespace) -> int:
         rows = [row for name in names for row in BENCHES[name](options.quick, seconds)]
     report(rows, options.json)
     if options.plots:
+        from conformance.bench.plot import draw
+
         for path in draw(rows, options.plots):
             print(path)
     return 0

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, Sequence, Tuple
 
 from conformance.bench.measurements import Row, one_thread, spread
 from conformance.bench.timing import interleaved
+from conformance.models.own import made_by
+from conformance.selection import CannotLoad
 from conformance.shim_switch import shim_installed, shim_uninstalled
-
-
-class CannotLoad(ValueError):
-    """What was named is not a model with adapters and inputs; the message says what is missing."""
 
 
 def load(spec: str, adapters: Sequence[str]) -> Tuple[Any, Dict[str, Any], List[str]]:
@@ -26,14 +23,7 @@ def load(spec: str, adapters: Sequence[str]) -> Tuple[Any, Dict[str, Any], List[
     Raises:
         CannotLoad: there is no such function, it returns something else, or an adapter is neither.
     """
-    module, _, function = spec.partition(":")
-    try:
-        made = getattr(importlib.import_module(module), function)()
-    except (ImportError, AttributeError) as error:
-        raise CannotLoad(f"{spec!r} should be package.module:function, but: {error}") from error
-    if not (isinstance(made, tuple) and len(made) == 2 and isinstance(made[1], dict)):
-        raise CannotLoad(f"{spec} should return (model, inputs), but returned {type(made).__name__}")
-    model, inputs = made
+    model, inputs = made_by(spec)
     for adapter in adapters:
         model = _with(model, adapter)
     if not hasattr(model, "peft_config"):

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from conformance.bench import llama, own
+from conformance.selection import CannotLoad
 
 
 def small():
@@ -53,7 +54,7 @@ def test_adapters_are_chosen_by_name_or_loaded_from_folders(tmp_path):
     ],
 )
 def test_what_cannot_be_measured_is_said(spec, adapters, said):
-    with pytest.raises(own.CannotLoad, match=said):
+    with pytest.raises(CannotLoad, match=said):
         own.load(spec, adapters)
 
 
