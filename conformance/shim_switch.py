@@ -31,14 +31,16 @@ def shim_installed(wanted: bool) -> Iterator[None]:
 
 @contextmanager
 def shim_uninstalled() -> Iterator[None]:
-    """Take the shim out for the block."""
+    """Take the shim out for the block, where it is in."""
     import shim
 
+    was_installed = any(status.applied for status in shim.status())
     shim.uninstall()
     try:
         yield
     finally:
-        shim.install()
+        if was_installed:
+            shim.install()
 
 
 def forget_plans(model: Any) -> None:

@@ -4,7 +4,7 @@ import peft
 import pytest
 
 import shim
-from conformance.shim_switch import refusals, reinstalling_faults, shim_installed
+from conformance.shim_switch import refusals, reinstalling_faults, shim_installed, shim_uninstalled
 
 
 def is_installed():
@@ -27,6 +27,15 @@ def test_a_shim_that_was_there_before_stays():
         assert is_installed()
     finally:
         shim.uninstall()
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_a_shim_that_is_taken_out_comes_back_and_one_that_was_not_there_does_not(before):
+    with shim_installed(before):
+        with shim_uninstalled():
+            assert not is_installed()
+        assert is_installed() is before
+    assert not is_installed()
 
 
 def test_the_shim_goes_when_the_block_raises():
