@@ -82,7 +82,11 @@ def _check_inputs(spec: str, inputs: Dict[str, Any]) -> None:
 
 
 def _without_adapters(model: Any) -> Any:
-    return model.unload() if hasattr(model, "peft_config") and hasattr(model, "unload") else model
+    if not (hasattr(model, "peft_config") and hasattr(model, "unload")):
+        return model
+    base = model.unload()
+    vars(base).pop("peft_config", None)  # which PEFT leaves on it, up to 0.14 at least
+    return base
 
 
 def _targets(model: Any) -> Iterator[str]:
