@@ -3,6 +3,8 @@
 A fault is planted in the installed shim, one at a time; the check must fail with it, and pass without it.
 """
 
+import contextvars
+
 import pytest
 
 import tests.faults.call_faults
@@ -27,7 +29,8 @@ def test_each_planted_fault_is_caught_by_the_check_that_owns_it(name, monkeypatc
         assert clean.outcome is Outcome.PASS, clean.detail
         with monkeypatch.context() as patch:
             plant(patch)
-            verdict = examine(MODELS[model], CHECKS[check], settings)
+            # In a context of its own: a fault may leave its selection there, and the tests after it would have it.
+            verdict = contextvars.copy_context().run(examine, MODELS[model], CHECKS[check], settings)
     assert verdict.outcome is Outcome.FAIL, f"{name} went unseen: {verdict}"
     assert "reproduce(" in verdict.reproduction
     print(f"{name}: caught by {check} on {model}: {verdict.detail[:160]}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any, List
 
 import torch
@@ -23,11 +24,34 @@ def _attended(op: Op) -> Result:
     query, key, value = op.args[:3]
     mask = op.argument("attn_mask")
     mask = op.argument("attn_bias") if mask is None else mask
+    if mask is not None and _is_misread(mask):
+        return op.join(*(op.total(op.ids(tensor)) for tensor in op.read()))
     rows = op.reduce(op.ids(query), [-1])
     others = op.join(op.reduce(op.ids(key), [-1]), op.reduce(op.ids(value), [-1]))
     of_mask = op.reduce(op.ids(mask), [-1])
     joined = op.join(rows, _met(op, _for_heads(others, query.shape), mask), of_mask)
     return [_fitted(op, joined, output) for output in op.outputs]
+
+
+def _is_misread(mask: torch.Tensor) -> bool:
+    """Whether the kernel may take other elements of the mask than its strides say: then anything reaches anything."""
+    return mask.dim() > 0 and mask.shape[-1] > 1 and mask.stride(-1) != 1 and _kernel_misreads()
+
+
+@functools.lru_cache(maxsize=None)
+def _kernel_misreads() -> bool:
+    """Whether the kernel for CPU takes the last dimension of a mask for contiguous.
+
+    `F.scaled_dot_product_attention` hands it no mask that is not; a call of the operation itself may.
+    """
+    # Breakpoint: between torch 2.6.0, which does, as 2.4.1, and 2.8.0, which does not; before 2.4 it takes no mask.
+    x, mask = torch.arange(12.0).div(12).view(1, 1, 3, 4), torch.arange(9.0).view(3, 3).t()
+    try:
+        kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+        one, other = (kernel(x, x, x, 0.0, False, attn_mask=some)[0] for some in (mask, mask.contiguous()))
+    except (AttributeError, RuntimeError, TypeError):
+        return False
+    return not torch.allclose(one, other)
 
 
 def _for_heads(ids: Ids, shape: Any) -> Ids:

@@ -56,8 +56,10 @@ def test_upstreams_own_mode_leaves_a_mark():
 
     before = flags()
     try:
+        for name in before:  # an earlier test may have left upstream's mark
+            setattr(_python_dispatch, name, False)
         overlap(Upstreams)
-        assert flags() != before
+        assert any(flags().values())
     finally:
         for name, value in before.items():
             setattr(_python_dispatch, name, value)

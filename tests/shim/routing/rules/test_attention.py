@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from shim.routing.owners import MIXED
 from tests.shim.routing.brute_force import SAMPLES, Case, any_owners, check_any, check_declared, run, trace
 
 aten = torch.ops.aten
@@ -114,3 +115,23 @@ def test_heads_of_keys_shared_by_several_heads_of_queries():
         pytest.skip("attention without shared heads")
     traced = trace(attend, [query, key], owners)
     assert torch.equal(traced.ids[0], owners[0])
+
+
+def test_a_mask_that_the_kernel_may_misread_joins_everything():
+    """Torch 2.4.1 and 2.6.0 take a mask's last dimension for contiguous; the probe says which ones do."""
+    if not hasattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu"):
+        pytest.skip("no such kernel")
+    x = torch.randn(SAMPLES, 1, 3, 4, dtype=torch.float64)
+    owners = torch.arange(1, SAMPLES + 1, dtype=torch.int32).view(-1, 1, 1, 1).expand(x.shape)
+
+    def attend(x, mask):
+        return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(x, x, x, 0.0, False, attn_mask=mask)[0]
+
+    mask = torch.randn(3, 3, dtype=torch.float64)
+    try:
+        misread = not torch.allclose(run(attend, [x, mask.t()])[0], run(attend, [x, mask.t().contiguous()])[0])
+    except TypeError:
+        pytest.skip("the kernel takes no mask")
+    traced = trace(attend, [x, mask.t()], [owners, None])
+    assert bool((traced.ids[0] == MIXED).all()) is misread
+    assert torch.equal(trace(attend, [x, mask], [owners, None]).ids[0], owners)
