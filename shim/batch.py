@@ -94,7 +94,9 @@ def holds(layer: Any, adapter: str) -> bool:
     for lister in ("_all_available_adapter_names", "_get_available_adapters"):
         if hasattr(type(layer), lister):
             return adapter in getattr(layer, lister)()
-    return adapter in layer.modules_to_save
+    # Breakpoint: huggingface/peft#2376, peft 0.15.0: a wrapper for trainable tokens; it lists nothing until 0.18.
+    inner = vars(layer)["_modules"].get("token_adapter")
+    return adapter in layer.modules_to_save if inner is None else holds(inner, adapter)
 
 
 def _attribute(layer: Any, path: str) -> Any:
