@@ -10,7 +10,8 @@ has dim 0 of samples x beams (or x returned sequences), sample-major.
 
 from __future__ import annotations
 
-from typing import Any, Callable, Dict, List, Optional, Sequence
+from contextlib import contextmanager
+from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence
 
 import torch
 
@@ -48,13 +49,28 @@ def run_split_generate(function: Callable[..., Any], batch: MixedBatch, inputs: 
     outputs, caches = [], []
     for group in batch.groups:
         part = _with_sample_indices(take(inputs, group.rows, paths), group)
-        with select(batch.selection(group.adapter)):
+        with select(batch.selection(group.adapter)), _own_static_cache(batch.model):
             outputs.append(part.call(function))
         caches.append(part.caches())
     result = _put_together(outputs, batch, inputs)
     for name, cache in inputs.caches().items():
         replace_state(cache, _by_documented_layout([c[name] for c in caches], batch.groups))
     return result
+
+
+@contextmanager
+def _own_static_cache(model: Any) -> Iterator[None]:
+    """Let a sub-batch have a static cache of its own: generate keeps one on the model for calls to come."""
+    # Breakpoint: transformers 4.42 makes another where the batch is of another size; before, a smaller batch gets the
+    # larger cache, and fails.
+    kept = vars(model.get_base_model())
+    before = kept.pop("_static_cache", None)
+    try:
+        yield
+    finally:
+        kept.pop("_static_cache", None)
+        if before is not None:
+            kept["_static_cache"] = before
 
 
 def _sample_paths(function: Callable[..., Any], batch: MixedBatch, inputs: Inputs) -> Any:
