@@ -60,7 +60,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     options = _parser().parse_args(argv)
     try:
         code: int = options.command(options)
-    except (_UsageError, UnknownChoiceError, ReportError, ImportError, OSError) as error:
+    except (_UsageError, UnknownChoiceError, ReportError, OSError) as error:
         print(f"conformance: {error}", file=sys.stderr)
         return USAGE
     return code

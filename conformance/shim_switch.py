@@ -6,7 +6,7 @@ import importlib
 import inspect
 import pkgutil
 from contextlib import contextmanager, suppress
-from typing import Any, Dict, Iterator, List, Mapping, Sequence, Tuple, Type
+from typing import Any, Callable, Dict, Iterator, List, Mapping, Sequence, Tuple, Type
 
 
 @contextmanager
@@ -41,6 +41,16 @@ def shim_uninstalled() -> Iterator[None]:
     finally:
         if was_installed:
             shim.install()
+
+
+def raised_by_upstream(call: Callable[[], object]) -> str:
+    """Return the class of what `call` raises without the shim; nothing where it runs."""
+    with shim_uninstalled():
+        try:
+            call()
+        except Exception as error:
+            return type(error).__name__
+    return ""
 
 
 def forget_plans(model: Any) -> None:

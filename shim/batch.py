@@ -82,6 +82,10 @@ def holds(layer: Any, adapter: str) -> bool:
     """Tell whether `layer` has weights of its own for `adapter`."""
     if adapter == BASE:
         return False
+    # Breakpoint: huggingface/peft#2376, peft 0.15.0: a wrapper for trainable tokens holds what its inner layer does.
+    inner = vars(layer)["_modules"].get("token_adapter")
+    if inner is not None:
+        return holds(inner, adapter)
     if hasattr(type(layer), "adapter_layer_names"):  # asked of the class: a wrapper looks up its module for the rest
         # Not through upstream's listers, which gather the names of every adapter that is loaded.
         # The modules come first, by the dictionary that torch keeps them in: this is asked at every layer call.
@@ -89,23 +93,12 @@ def holds(layer: Any, adapter: str) -> bool:
         if any(name in modules and adapter in modules[name]._modules for name in layer.adapter_layer_names):
             return True
         names = (*layer.adapter_layer_names, *getattr(layer, "other_param_names", ()))
-        return any(adapter in held for held in (_attribute(layer, name) for name in names) if hasattr(held, "keys"))
+        return any(adapter in held for held in (getattr(layer, name, ()) for name in names) if hasattr(held, "keys"))
     # Breakpoint: huggingface/peft#2376, peft 0.15.0: wrappers can list their adapters.
     for lister in ("_all_available_adapter_names", "_get_available_adapters"):
         if hasattr(type(layer), lister):
             return adapter in getattr(layer, lister)()
-    # Breakpoint: huggingface/peft#2376, peft 0.15.0: a wrapper for trainable tokens; it lists nothing until 0.18.
-    inner = vars(layer)["_modules"].get("token_adapter")
-    return adapter in layer.modules_to_save if inner is None else holds(inner, adapter)
-
-
-def _attribute(layer: Any, path: str) -> Any:
-    """Return what is at `path` in `layer`; () where there is nothing."""
-    # Breakpoint: huggingface/peft#2376, peft 0.15.0: a wrapper for trainable tokens names what its inner layer holds.
-    found = layer
-    for name in path.split("."):
-        found = getattr(found, name, ())
-    return found
+    return adapter in layer.modules_to_save
 
 
 def missing(layer: Any, adapters: Sequence[str]) -> Tuple[str, ...]:

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Any, Callable, Iterator, Mapping, Sequence
 
 from shim.batch import MixedBatch, resolve
+from shim.modules import base_model_of
 from shim.no_trace import failure_leaves_no_trace
 from shim.prompts import method_of_model
 from shim.routing.inputs import Inputs, check_owners, check_sample_count, parameter_names
@@ -67,7 +68,7 @@ def _signature(model: Any, original: Method, run: Run) -> Sequence[str]:
     names = parameter_names(original)[1:]
     if names:
         return names
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model.base_model
+    base = base_model_of(model)
     return parameter_names(base.forward if run is run_forward else base.generate)
 
 

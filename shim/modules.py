@@ -114,6 +114,11 @@ def layers_in_evaluation(model: Any, adapters: Set[str]) -> Optional[Layers]:
     return _KNOWN[model].layers
 
 
+def base_model_of(model: Any) -> Any:
+    """Return the model that a PEFT model wraps; `PeftMixedModel` has no method that tells."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model.base_model.model
+
+
 def base_layer_of(layer: Any) -> Any:
     """Return the layer that an adapter's wraps; None where it wraps none, as a saved module's wrapper.
 

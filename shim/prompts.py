@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 from typing import Any, Callable
 
+from shim.modules import base_model_of
 from shim.routing.inputs import parameter_names
 from shim.selection import BASE, selected_adapter
 
@@ -38,7 +39,7 @@ def method_of_model(model: Any, original: Callable[..., Any], name: str) -> Call
         # By name, since the base model's parameters may have another order.
         named = {key: value for key, value in zip(parameters, args) if value is not None}
         given = {key: value for key, value in kwargs.items() if key not in _TAKEN_BY_PEFT}
-        base = model.get_base_model()
+        base = base_model_of(model)
         function = base if name == "forward" else getattr(base, name)
         return function(*args[len(parameters) :], **named, **given)
 

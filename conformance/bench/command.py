@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 from pathlib import Path
 from typing import Callable, Dict, List
 
 from conformance.bench.measurements import Row, report
+from conformance.selection import CannotLoad
 
 Bench = Callable[[bool, float], List[Row]]
 
@@ -60,7 +62,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     """Add the command to those of `python -m conformance`."""
     parser = commands.add_parser("bench", help="measure what a mixed batch costs, side by side")
     parser.add_argument("what", nargs="?", choices=[*BENCHES, "all"], default="all", help=" ".join(_HELP.split()))
-    parser.add_argument("--quick", action="store_true", help="a few cases of each, in about two minutes")
+    parser.add_argument("--quick", action="store_true", help="a few cases of each, in about three minutes")
     parser.add_argument("--seconds", type=float, metavar="S", help="for each comparison (default: 3, quick: 0.5)")
     parser.add_argument("--json", metavar="PATH", help="write the measurements there")
     parser.add_argument("--plots", metavar="FOLDER", type=Path, help="draw them there, as PNG; needs matplotlib")
@@ -73,11 +75,10 @@ def bench(options: argparse.Namespace) -> int:
     """Measure what was asked for, print it, write and draw it where asked; exit 0 whatever it is.
 
     Raises:
-        CannotLoad: `--model` or `--adapters` names nothing that can be measured.
-        ImportError: `--plots` without matplotlib.
+        CannotLoad: `--model` or `--adapters` names nothing that can be measured, or `--plots` without matplotlib.
     """
-    if options.plots:
-        import matplotlib  # noqa: F401  not found out after an hour
+    if options.plots and importlib.util.find_spec("matplotlib") is None:  # not found out after an hour
+        raise CannotLoad("--plots draws by matplotlib, which is not installed: pip install matplotlib")
     seconds = options.seconds if options.seconds is not None else 0.5 if options.quick else 3.0
     if options.model:
         from conformance.bench import own

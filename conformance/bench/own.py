@@ -9,7 +9,7 @@ from conformance.bench.measurements import Row, one_thread, spread
 from conformance.bench.timing import interleaved
 from conformance.models.own import made_by
 from conformance.selection import CannotLoad
-from conformance.shim_switch import shim_installed, shim_uninstalled
+from conformance.shim_switch import raised_by_upstream, shim_installed, shim_uninstalled
 
 
 def load(spec: str, adapters: Sequence[str]) -> Tuple[Any, Dict[str, Any], List[str]]:
@@ -79,7 +79,7 @@ def _ratios(model: Any, inputs: Dict[str, Any], adapters: Sequence[str], samples
     ways: Dict[str, Callable[[], object]] = {"shim": mixed, "PEFT": mixed, "single": single, "switch": switch}
     ways["single again"] = single
     with shim_installed(True):
-        failed = {way: why for way in ("PEFT", "switch") for why in [_failure(ways[way])] if why}
+        failed = {way: why for way in ("PEFT", "switch") for why in [raised_by_upstream(ways[way])] if why}
         able = {way: function for way, function in ways.items() if way not in failed}
         found = interleaved(able, seconds=seconds, within={way: shim_uninstalled for way in able if way != "shim"})
     for way in able:
@@ -88,16 +88,6 @@ def _ratios(model: Any, inputs: Dict[str, Any], adapters: Sequence[str], samples
             yield Row(f"{len(adapters)} adapters: {way}", ratio, "x single", spread=spread({way: found[way]}))
     for way, why in failed.items():
         yield Row(f"{len(adapters)} adapters: {way}", float("nan"), "x single", spread=f"raises {why}")
-
-
-def _failure(way: Callable[[], object]) -> str:
-    """Return the class of what the call raises without the shim; nothing where it runs."""
-    with shim_uninstalled():
-        try:
-            way()
-        except Exception as error:
-            return type(error).__name__
-    return ""
 
 
 def _rows(inputs: Dict[str, Any], rows: Sequence[int], samples: int) -> Dict[str, Any]:

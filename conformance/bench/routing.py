@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Callable, Iterator, List
+from typing import Iterator, List
 
 from conformance.bench import llama
 from conformance.bench.measurements import Row, one_thread, spread
 from conformance.bench.timing import interleaved
-from conformance.shim_switch import RoutingProbe, forget_plans, shim_installed, shim_uninstalled
+from conformance.shim_switch import RoutingProbe, forget_plans, raised_by_upstream, shim_installed, shim_uninstalled
 
 LOADED = (2, 8, 32)
 
@@ -69,7 +69,7 @@ def _calls(layers: int, width: int, seconds: float) -> Iterator[Row]:
 
             with shim_installed(True):
                 label = f"8 x {length} tokens, {distinct} adapters: beside PEFT"
-                raised = _raised_by_upstream(mixed)
+                raised = raised_by_upstream(mixed)
                 if raised:
                     found = interleaved({"shim": mixed}, seconds=seconds)
                     yield Row(label, found["shim"].median * 1e3, "ms", 0.0, f"PEFT itself raises {raised} here")
@@ -79,13 +79,3 @@ def _calls(layers: int, width: int, seconds: float) -> Iterator[Row]:
             ratio = found["shim"].median / found["PEFT"].median
             same = found["shim again"].median / found["shim"].median
             yield Row(label, ratio, "x", 0.0, f"A/A {same:.2f}, {spread(found)}")
-
-
-def _raised_by_upstream(mixed: Callable[[], object]) -> str:
-    """Return the class of what the call raises without the shim; nothing where it runs."""
-    with shim_uninstalled():
-        try:
-            mixed()
-        except Exception as error:
-            return type(error).__name__
-    return ""

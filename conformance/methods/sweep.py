@@ -77,8 +77,9 @@ def _batches(method: Method) -> Iterator[Tuple[Drawing, Batch]]:
     """Yield the batches; those of prompt learning have no rows of the base, which are shorter by the virtual tokens."""
     import torch
 
+    has_virtual_tokens = method.configuration().is_prompt_learning
     for drawing in (FIRST, SQUARE, HEADED, AGAIN):
-        if "num_virtual_tokens" in vars(method.configuration()):
+        if has_virtual_tokens:
             drawing = replace(drawing, names=(ANN, BEN, ANN, BEN, ANN))
         generator = torch.Generator().manual_seed(drawing.samples * drawing.length)
         ids = torch.randint(3, VOCABULARY - 4, (drawing.samples, drawing.length), generator=generator)

@@ -50,6 +50,12 @@ def row(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
+def shortened(text: str, longest: int) -> str:
+    """Return the text on one line, cut where it is longer."""
+    words = " ".join(text.split())
+    return words if len(words) <= longest else words[:longest] + "…"
+
+
 def escaped(text: str) -> str:
     """Return text that Markdown shows as it is, on one line."""
     for special in "\\`*_|<>[]":

@@ -6,7 +6,7 @@ from collections import Counter
 from typing import List
 
 from conformance.report.jsonl import Report
-from conformance.report.markdown import escaped, row
+from conformance.report.markdown import escaped, row, shortened
 from conformance.report.summary import facts
 from conformance.sweep.finding import Finding
 from conformance.sweep.stages import METHOD_STAGE
@@ -45,8 +45,7 @@ def render(report: Report) -> str:
 
 
 def _row(verdict: Verdict) -> str:
-    words = " ".join(verdict.detail.split())
-    reason = words if len(words) <= _LONGEST else words[:_LONGEST] + "…"
+    reason = shortened(verdict.detail, _LONGEST)
     error = "" if verdict.error is None else f"{verdict.error:.0e}"
     separation = "" if verdict.separation is None else f"{verdict.separation:.2g}"
     return row([escaped(verdict.model.split(":", 1)[-1]), verdict.finding, error, separation, escaped(reason)])

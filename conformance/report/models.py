@@ -6,7 +6,7 @@ from collections import Counter
 from typing import Dict, Iterable, List, Sequence, Tuple
 
 from conformance.report.jsonl import Report
-from conformance.report.markdown import escaped, row
+from conformance.report.markdown import escaped, row, shortened
 from conformance.report.summary import facts
 from conformance.sweep.finding import Finding
 from conformance.sweep.stages import STAGES
@@ -139,7 +139,7 @@ def _exceptions(verdicts: Sequence[Verdict]) -> List[str]:
         stages: Dict[Tuple[str, str], List[str]] = {}
         for verdict in verdicts:
             if verdict.finding == finding.value:
-                stages.setdefault((verdict.model, _short(verdict.detail)), []).append(verdict.check)
+                stages.setdefault((verdict.model, shortened(verdict.detail, _LONGEST)), []).append(verdict.check)
         models: Dict[Tuple[str, Tuple[str, ...]], List[str]] = {}
         for (model, reason), where in stages.items():
             models.setdefault((reason, tuple(where)), []).append(model)
@@ -164,7 +164,7 @@ def _remarks(verdicts: Sequence[Verdict]) -> List[str]:
         return []
     lines = ["", "### exact, but", ""]
     for remark, models in sorted(remarks.items(), key=lambda item: -len(item[1])):
-        lines.append(f"- {escaped(_short(remark))}: {', '.join(map(_name, models))}")
+        lines.append(f"- {escaped(shortened(remark, _LONGEST))}: {', '.join(map(_name, models))}")
     return lines
 
 
@@ -178,8 +178,3 @@ def _rows(verdicts: Sequence[Verdict], models: Sequence[str]) -> List[str]:
 
 def _name(model: str) -> str:
     return escaped(model.split(":", 1)[-1])
-
-
-def _short(text: str) -> str:
-    words = " ".join(text.split())
-    return words if len(words) <= _LONGEST else words[:_LONGEST] + "…"

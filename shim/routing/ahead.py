@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Dict, Mapping, Optional, Sequence, Union
 
 from shim.errors import PlanError
+from shim.modules import base_model_of
 from shim.routing.explain import Explanation, explain
 from shim.routing.inputs import Inputs, sample_paths, take
 from shim.routing.plan import Plan, from_json, to_json
@@ -67,7 +68,7 @@ def load(model: Any, path: Union[str, Path]) -> int:
 
 def fingerprint(model: Any) -> str:
     """Return a digest of what plans hang on beyond a call: modules, configuration, versions."""
-    base = model.get_base_model()
+    base = base_model_of(model)
     config = getattr(base, "config", None)
     about = [
         [str(installed(name)) for name in ("torch", "transformers", "peft")],

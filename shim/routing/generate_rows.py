@@ -15,6 +15,7 @@ import torch
 
 from shim.batch import MixedBatch
 from shim.errors import Unroutable
+from shim.modules import base_model_of
 from shim.no_trace import generators_restored
 from shim.routing.inputs import Inputs, cloned, main_input_names, parameter_names, root_name
 from shim.routing.layers import tensors_of
@@ -175,7 +176,7 @@ def follow_rows(function: Callable[..., Any], batch: MixedBatch, inputs: Inputs,
 @contextmanager
 def units_told(model: Any, route: UnitRoute) -> Iterator[None]:
     """Tell `route` of every call of the model and of its encoder, in this thread's call only."""
-    base = model.get_base_model()
+    base = base_model_of(model)
     roots: List[Tuple[str, Any]] = [("", base)]
     if getattr(getattr(base, "config", None), "is_encoder_decoder", False) and hasattr(base, "get_encoder"):
         roots.append(("encoder", base.get_encoder()))

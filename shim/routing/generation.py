@@ -17,6 +17,7 @@ import torch
 
 from shim.batch import Group, MixedBatch
 from shim.errors import RefusedError
+from shim.modules import base_model_of
 from shim.routing.assemble import LayoutChanged, assemble, in_row_order
 from shim.routing.inputs import PER_SAMPLE, SHARED, Inputs, check_known, root_name, sample_paths, take
 from shim.routing.layout import CONSTANT, ROWS, Rule
@@ -63,7 +64,7 @@ def _own_static_cache(model: Any) -> Iterator[None]:
     """Let a sub-batch have a static cache of its own: generate keeps one on the model for calls to come."""
     # Breakpoint: transformers 4.42 makes another where the batch is of another size; before, a smaller batch gets the
     # larger cache, and fails.
-    kept = vars(model.get_base_model())
+    kept = vars(base_model_of(model))
     before = kept.pop("_static_cache", None)
     try:
         yield

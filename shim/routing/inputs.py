@@ -13,6 +13,7 @@ import torch
 
 from shim.batch import MixedBatch
 from shim.errors import AdapterNamesError, RefusedError
+from shim.modules import base_model_of
 from shim.routing.tree import by_path, is_cache, map_leaves
 
 # Inputs whose first dimension transformers documents as the batch, whatever the model.
@@ -208,7 +209,7 @@ def main_input_names(module: Any) -> Tuple[str, ...]:
 
 
 def _main_input(model: Any, inputs: Inputs) -> Tuple[str, Optional[Any]]:
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    base = base_model_of(model)
     tensors = {p: t for p, t in inputs.tensors().items() if t.dim() > 0 and root_name(p) not in SHARED}
     for name in (*main_input_names(base), "input_ids", "inputs", "inputs_embeds"):
         if name in tensors:

@@ -10,15 +10,11 @@ import transformers
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 
 import shim
+from conformance.methods.kinds import FACTS
 from shim.batch import CHOSEN_AT_THE_MODEL
 
 NAMES = ["ann", "ben", "ann", "ben"]
 METHODS = {str(getattr(key, "value", key)): config for key, config in PEFT_TYPE_TO_CONFIG_MAPPING.items()}
-NEEDS = {
-    "CPT": {"cpt_token_ids": [5, 6, 7], "cpt_mask": [1, 1, 1], "cpt_tokens_type_mask": [1, 2, 4]},
-    "MULTITASK_PROMPT_TUNING": {"num_tasks": 2, "num_ranks": 1},
-    "P_TUNING": {"encoder_hidden_size": 16},
-}
 GREEDY = {"max_new_tokens": 4, "do_sample": False, "pad_token_id": 0, "eos_token_id": None}
 
 
@@ -36,7 +32,7 @@ def build(method, base=None, task="CAUSAL_LM"):
     config = METHODS[method]
 
     def made():
-        settings = {"task_type": task, **NEEDS.get(method, {})}
+        settings = {"task_type": task, **FACTS.get(method, {})}
         if method != "CPT":
             settings["num_virtual_tokens"] = 3
         return config(**settings)

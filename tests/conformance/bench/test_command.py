@@ -57,6 +57,13 @@ def test_a_model_that_is_not_there_is_wrong_usage(asked, capsys):
     assert "no.such:build" in capsys.readouterr().err
 
 
+def test_plots_without_what_draws_them_are_wrong_usage(asked, capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr(command.importlib.util, "find_spec", lambda name: None)
+    assert main(["bench", "--plots", str(tmp_path)]) == 2
+    assert not asked
+    assert "pip install matplotlib" in capsys.readouterr().err
+
+
 def test_the_options_reach_the_measurement(monkeypatch, capsys):
     given = {}
     monkeypatch.setattr(

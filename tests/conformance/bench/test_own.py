@@ -60,7 +60,7 @@ def test_what_cannot_be_measured_is_said(spec, adapters, said):
 
 def test_a_call_that_upstream_refuses_has_no_time(monkeypatch):
     model, inputs, names = own.load(f"{HERE}:small", [])
-    monkeypatch.setattr(own, "_failure", lambda way: "ValueError")
+    monkeypatch.setattr(own, "raised_by_upstream", lambda way: "ValueError")
     rows = {row.name: row for row in own.measure(model, inputs, names, seconds=0)}
     assert math.isnan(rows["2 adapters: PEFT"].value)
     assert "ValueError" in rows["2 adapters: PEFT"].spread

@@ -153,6 +153,22 @@ def test_left_padding_and_a_static_cache(model, padded, cache):
         assert_same_tokens(observed[row], own[row])
 
 
+def test_a_model_of_several_methods_generates(model):
+    """`PeftMixedModel` has no `get_base_model`."""
+    configs = {
+        "ann": peft.LoraConfig(target_modules=["q_proj"], init_lora_weights=False),
+        "ben": peft.LoHaConfig(target_modules=["v_proj"], init_weights=False),
+    }
+    mixed = peft.PeftMixedModel(model.unload(), configs["ann"], adapter_name="ann")
+    mixed.add_adapter("ben", configs["ben"])
+    mixed.eval()
+    settings = {"input_ids": IDS[:2], "max_new_tokens": 4, "do_sample": False}
+    observed = mixed.generate(**settings, adapter_names=["ann", "ben"])
+    for row, name in enumerate(configs):
+        mixed.set_adapter(name)
+        assert_same_tokens(observed[row], mixed.generate(**settings)[row])
+
+
 def test_an_interrupted_generate_leaves_no_attribute_on_the_model(model):
     before = set(vars(model.base_model)), set(vars(model.base_model.model))
 
