@@ -49,12 +49,16 @@ def explain(
     inputs: Mapping[str, Any],
     adapter_names: Sequence[str],
     *,
-    owners: Optional[Mapping[str, Sequence[int]]] = None,
+    owners: Optional[Mapping[str, Any]] = None,
 ) -> Explanation:
     """Return the route that `model(**inputs, adapter_names=adapter_names)` takes, and that of every layer.
 
     Printed, it names each adapted layer's rows ("dim 0, blocks of 4") and the operation that mixed samples, if
     any. Runs the base model where no plan is known yet. Errors are those of the call itself.
+
+    Args:
+        owners: for inputs that are not one entry per sample: the sample of each index along dim 0, or a tensor of them
+            that broadcasts to the input, where samples lie along another dimension. The call itself takes it too.
     """
     from shim.routing.explain import explain as explained
 
@@ -66,7 +70,7 @@ def plan(
     inputs: Mapping[str, Any],
     *,
     batch_sizes: Optional[Sequence[int]] = None,
-    owners: Optional[Mapping[str, Sequence[int]]] = None,
+    owners: Optional[Mapping[str, Any]] = None,
 ) -> Dict[int, Explanation]:
     """Make the plans of `model(**inputs)` now, so that no request pays for one, and explain each by batch size.
 

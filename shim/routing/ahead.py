@@ -23,7 +23,7 @@ def plan_ahead(
     model: Any,
     inputs: Mapping[str, Any],
     batch_sizes: Optional[Sequence[int]],
-    owners: Optional[Mapping[str, Sequence[int]]],
+    owners: Optional[Mapping[str, Any]],
 ) -> Dict[int, Explanation]:
     """Make the plan of `model(**inputs)` for every batch size; see `shim.plan`."""
     given = Inputs.of((), dict(inputs), ())

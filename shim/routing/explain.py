@@ -55,14 +55,14 @@ def explain(
     inputs: Mapping[str, Any],
     adapter_names: Sequence[str],
     *,
-    owners: Optional[Mapping[str, Sequence[int]]] = None,
+    owners: Optional[Mapping[str, Any]] = None,
 ) -> Explanation:
     """Return the route that `model(**inputs, adapter_names=adapter_names)` takes, layer by layer.
 
     Runs the base model where no plan is known yet, as the call itself would.
 
     Args:
-        owners: for inputs that are not one entry per sample, the sample of each index along dim 0.
+        owners: whose each index is of inputs that are not one entry per sample; see `inputs.check_owners`.
 
     Raises:
         UnknownAdapterError, AdapterNamesError: as the call itself would.

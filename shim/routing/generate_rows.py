@@ -22,6 +22,7 @@ from shim.routing.layers import tensors_of
 from shim.routing.owners import CONSTANT, MIXED
 from shim.routing.plan import Plan
 from shim.routing.plans import plan_for
+from shim.routing.rows import RowRule
 from shim.routing.trace import Owners, seed
 from shim.routing.tracer import Tracer
 from shim.selection import BASE, Route, is_routed_by, select
@@ -35,7 +36,7 @@ class UnitRows:
     """The rows of one kind of model call: the sample of each, and those of inputs that have other rows."""
 
     rows: Tuple[int, ...]
-    owners: Mapping[str, Tuple[int, ...]] = field(default_factory=dict)
+    owners: Owners = field(default_factory=dict)
 
 
 UnitKey = Tuple[str, int]
@@ -121,7 +122,7 @@ class RowFollower(UnitRoute):
 
     def _rows_of(self, unit: Unit) -> UnitRows:
         rows: Optional[Tuple[int, ...]] = None
-        owners: Dict[str, Tuple[int, ...]] = {}
+        owners: Dict[str, RowRule] = {}
         caches = unit.inputs.caches()
         for path, tensor in unit.inputs.tensors().items():
             if tensor.dim() == 0 or root_name(path) in caches:
@@ -130,7 +131,7 @@ class RowFollower(UnitRoute):
             if found is None:
                 continue
             if tensor.shape[0] != unit.count:
-                owners[path] = found
+                owners[path] = RowRule(0, found)
             elif rows is not None and rows != found:
                 raise Unroutable(f"the inputs of {unit.name or 'the model'} have their samples in different orders")
             else:

@@ -14,6 +14,7 @@ import torch
 from shim.batch import MixedBatch
 from shim.errors import AdapterNamesError, RefusedError
 from shim.modules import base_model_of
+from shim.routing.rows import RowRule
 from shim.routing.tree import by_path, is_cache, map_leaves
 
 # Inputs whose first dimension transformers documents as the batch, whatever the model.
@@ -92,30 +93,35 @@ def parameter_names(function: Callable[..., Any]) -> Tuple[str, ...]:
     return tuple(p.name for p in parameters if p.kind in kinds)
 
 
-def check_owners(owners: Any, batch: MixedBatch, inputs: Inputs) -> Dict[str, Tuple[int, ...]]:
-    """Return `owners`, the sample of each index along dim 0 of the inputs that it names, as tuples.
+def check_owners(owners: Any, batch: MixedBatch, inputs: Inputs) -> Dict[str, RowRule]:
+    """Return whose each index of the inputs is that `owners` names: along dim 0, or where it broadcasts from.
 
     Raises:
         AdapterNamesError: it names no tensor among the inputs, is not as long as that, or counts samples that
             the batch does not have.
     """
     tensors = inputs.tensors()
-    found: Dict[str, Tuple[int, ...]] = {}
+    found: Dict[str, RowRule] = {}
     for name, ids in dict(owners).items():
         if name not in tensors:
             raise AdapterNamesError(f"owners names {name!r}, but should name tensors among {sorted(tensors)}")
-        found[name] = samples = tuple(int(sample) for sample in ids)
-        shape, count = tuple(tensors[name].shape), len(batch.names)
-        if (samples and not 0 <= min(samples) <= max(samples) < count) or shape[:1] != (len(samples),):
+        given, shape, count = torch.as_tensor(ids), tuple(tensors[name].shape), len(batch.names)
+        samples = tuple(int(sample) for sample in given.reshape(-1))
+        dim = next((dim for dim, size in enumerate(given.shape) if size != 1), 0)
+        along = given.dim() == 1 or (given.dim() == len(shape) and given.shape[dim] == given.numel())
+        fits = along and shape[dim : dim + 1] == (len(samples),)
+        if not fits or (samples and not 0 <= min(samples) <= max(samples) < count):
             raise AdapterNamesError(
                 f"owners[{name!r}] has {len(samples)} entries from {min(samples, default=0)} to "
-                f"{max(samples, default=0)}, but should have one for each row of {shape}, each the index of a sample, "
-                f"from 0 to {count - 1}"
+                f"{max(samples, default=0)} in shape {tuple(given.shape)}, but should have one for each row of "
+                f"{shape}, each a sample, from 0 to {count - 1}. Where samples lie along another dimension, pass "
+                "a tensor with all its entries along theirs, and every other dimension of size 1"
             )
+        found[name] = RowRule(dim, samples)
     return found
 
 
-def check_sample_count(batch: MixedBatch, inputs: Inputs, owners: Mapping[str, Sequence[int]]) -> None:
+def check_sample_count(batch: MixedBatch, inputs: Inputs, owners: Mapping[str, RowRule]) -> None:
     """Check that the main input has as many samples as there are names (contract F2).
 
     An input with `owners` counts no samples by its rows.

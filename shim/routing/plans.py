@@ -142,7 +142,7 @@ def signature_of(batch: MixedBatch, inputs: Inputs, rows: Sequence[int], owners:
         else:
             shapes.append((path, repr(leaf)))
             loose.append((path, repr(leaf)))
-    given = tuple(sorted((name, tuple(ids)) for name, ids in owners.items()))
+    given = tuple(sorted((name, rule.dim, rule.owners) for name, rule in owners.items()))
     rest = (kind, tuple(rows), given, _caches(caches), _state_of(batch))
     return Signature((rest, *shapes), (rest, *loose), lengths)
 

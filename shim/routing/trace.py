@@ -19,7 +19,7 @@ from shim.routing.modules import modules_told
 from shim.routing.owners import CONSTANT, MIXED, Settlement
 from shim.routing.plan import Plan, PlannedCall
 from shim.routing.recorder import Recorder, SeenCall
-from shim.routing.rows import rule_of
+from shim.routing.rows import RowRule, rule_of
 from shim.routing.tracer import Tracer
 from shim.routing.tree import shown
 from shim.selection import BASE, is_routed, select
@@ -27,8 +27,8 @@ from shim.selection import BASE, is_routed, select
 # What an earlier call has computed: adapters may have changed it.
 _STATES = frozenset("past_key_values mems encoder_outputs encoder_hidden_states inputs_embeds".split())
 
-Owners = Mapping[str, Sequence[int]]
-"""For inputs that are not one entry per sample: the sample of each index along dim 0."""
+Owners = Mapping[str, RowRule]
+"""For inputs that are not one entry per sample: whose each index is, along one dimension."""
 
 
 def trace(function: Callable[..., Any], batch: MixedBatch, inputs: Inputs, rows: Sequence[int], owners: Owners) -> Plan:
@@ -119,7 +119,8 @@ def seed(tracer: Tracer, inputs: Inputs, rows: Sequence[int], owners: Owners) ->
             continue
         dim = 0
         if path in owners:
-            ids = torch.tensor(owners[path], dtype=torch.int32, device=tensor.device) + 1
+            dim = owners[path].dim or 0
+            ids = torch.tensor(owners[path].owners, dtype=torch.int32, device=tensor.device) + 1
         elif tensor.shape[0] == len(rows):
             ids = torch.tensor(rows, dtype=torch.int32, device=tensor.device) + 1
         else:

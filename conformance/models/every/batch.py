@@ -27,13 +27,17 @@ class Batch:
         return {**self.tensors, **self.shared}
 
     @property
-    def owners(self) -> Dict[str, List[int]]:
-        """Whose each row of a packed tensor is, for tensors that are packed along dimension 0."""
-        return {
-            name: [sample for sample, count in enumerate(counts) for _ in range(count)]
-            for name, counts in self.packed.items()
-            if name not in self.along
-        }
+    def owners(self) -> Dict[str, Any]:
+        """The sample of each index of a packed tensor along its packed dimension, in a shape that broadcasts to it."""
+        import torch
+
+        found: Dict[str, Any] = {}
+        for name, counts in self.packed.items():
+            samples = [sample for sample, count in enumerate(counts) for _ in range(count)]
+            shape = [1] * self.tensors[name].dim()
+            shape[self.along.get(name, 0)] = len(samples)
+            found[name] = torch.tensor(samples).view(shape)
+        return found
 
     def of(self, samples: Sequence[int]) -> Batch:
         """Return the batch of these samples; one may be named several times."""

@@ -210,7 +210,33 @@ def test_lengths_that_python_reads_have_a_plan_for_each_value(adapted, alone):
     assert len(calls) == 3 + 2 + 3 * 7  # a call each, two traces, and the references
 
 
-@pytest.mark.parametrize("owners", [{"nothing": [0]}, {"x": [0, 1]}, {"x": [0, 1, 2, 4]}])
+def test_owners_may_lie_along_another_dimension(adapted, alone):
+    """As the patches of all images in one strip, which NaViT's towers take (MiniCPM-V)."""
+
+    def body(toy, strip):
+        return toy.linear(strip.transpose(1, 2))
+
+    model = adapted(body)
+    strip, owners = samples(5, seed=3)[:, 0].t()[None], torch.tensor([0, 0, 1, 0, 1])
+    with pytest.raises(shim.AdapterNamesError, match="whose each row is"):
+        model(strip=strip, adapter_names=["ann", "ben"])
+    with torch.no_grad():
+        mixed = model(strip=strip, adapter_names=["ann", "ben"], owners={"strip": owners.view(1, 1, 5)})
+    for row, name in enumerate(["ann", "ann", "ben", "ann", "ben"]):
+        expected = alone(model, name, strip=strip)[0, row]
+        torch.testing.assert_close(mixed[0, row], expected, rtol=1e-9, atol=1e-12)
+
+
+OWNERS_THAT_DO_NOT_FIT = [
+    {"nothing": [0]},
+    {"x": [0, 1]},
+    {"x": [0, 1, 2, 4]},
+    {"x": torch.zeros(2, 2, dtype=torch.int64)},
+    {"x": torch.zeros(1, 4, dtype=torch.int64)},
+]
+
+
+@pytest.mark.parametrize("owners", OWNERS_THAT_DO_NOT_FIT)
 def test_owners_that_do_not_fit_are_refused(adapted, owners):
     with pytest.raises(shim.AdapterNamesError, match="owners"):
         adapted(APART[0])(X, adapter_names=NAMES, owners=owners)
