@@ -20,7 +20,7 @@ def shim_installed(wanted: bool) -> Iterator[None]:
         return
     import shim
 
-    was_installed = any(status.applied for status in shim.status())
+    was_installed = is_installed()
     shim.install()
     try:
         yield
@@ -34,7 +34,7 @@ def shim_uninstalled() -> Iterator[None]:
     """Take the shim out for the block, where it is in."""
     import shim
 
-    was_installed = any(status.applied for status in shim.status())
+    was_installed = is_installed()
     shim.uninstall()
     try:
         yield
@@ -122,7 +122,7 @@ def allow_mixed_outputs(names: Sequence[str]) -> bool:
     """Let only these outputs be made of several samples from now on; return whether a shim is there to ask."""
     import shim
 
-    if not any(status.applied for status in shim.status()):
+    if not is_installed():
         return False
     shim.install(mixed_outputs=list(names))
     return True
@@ -135,7 +135,7 @@ def reinstalling_faults() -> List[str]:
     """
     import shim
 
-    was_installed = any(status.applied for status in shim.status())
+    was_installed = is_installed()
     shim.uninstall()
     upstream = _patchable()
     try:
@@ -190,7 +190,14 @@ def takes_owners() -> bool:
 
     explain = getattr(shim, "explain", None)
     known = inspect.signature(explain).parameters if explain else {}
-    return "owners" in known and any(status.applied for status in shim.status())
+    return "owners" in known and is_installed()
+
+
+def is_installed() -> bool:
+    """Whether the shim has patched anything."""
+    import shim
+
+    return any(status.applied for status in shim.status())
 
 
 def explained(model: Any, inputs: Dict[str, Any], adapter_names: List[str], **more: Any) -> str:
@@ -198,7 +205,7 @@ def explained(model: Any, inputs: Dict[str, Any], adapter_names: List[str], **mo
     import shim
 
     explain = getattr(shim, "explain", None)
-    if explain is None or not any(status.applied for status in shim.status()):
+    if explain is None or not is_installed():
         return "unknown"
     return str(explain(model, inputs, adapter_names, **more).route)
 

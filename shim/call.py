@@ -15,6 +15,7 @@ from shim.no_trace import failure_leaves_no_trace
 from shim.prompts import method_of_model
 from shim.routing.inputs import Inputs, check_owners, check_sample_count, parameter_names
 from shim.routing.route import run_forward, run_generate
+from shim.routing.sampling import check_generators, drawing_from
 from shim.routing.split import run_plain
 from shim.routing.trace import Owners
 from shim.selection import is_selected, select
@@ -53,11 +54,13 @@ def _call(original: Method, run: Run, model: Any, args: Sequence[Any], kwargs: M
     batch = resolve(model, names)
     given = dict(kwargs)
     owners = given.pop("owners", None) or {}
+    seeds = given.pop("generators", None) if run is run_generate else None
     inputs = Inputs.of(args, given, _signature(model, original, run))
     owners = check_owners(owners, batch, inputs)
     check_sample_count(batch, inputs, owners)
+    generators = () if seeds is None else check_generators(seeds, len(batch.names), _device(inputs))
     function = method_of_model(model, original, "forward" if run is run_forward else "generate")
-    with _exclusive(batch), failure_leaves_no_trace(model, inputs.caches()):
+    with drawing_from(generators), _exclusive(batch), failure_leaves_no_trace(model, inputs.caches()):
         if len(batch.groups) == 1:
             return run_plain(function, batch, inputs)
         return run(function, batch, inputs, owners)
@@ -70,6 +73,10 @@ def _signature(model: Any, original: Method, run: Run) -> Sequence[str]:
         return names
     base = base_model_of(model)
     return parameter_names(base.forward if run is run_forward else base.generate)
+
+
+def _device(inputs: Inputs) -> Any:
+    return next((tensor.device for tensor in inputs.tensors().values()), "cpu")
 
 
 @contextmanager

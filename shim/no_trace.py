@@ -7,6 +7,7 @@ from typing import Any, Dict, Iterator, List, Tuple
 
 import torch
 
+from shim.routing.sampling import own_generators
 from shim.routing.tree import map_leaves, replace_state
 
 _ABSENT: Any = object()
@@ -14,7 +15,7 @@ _ABSENT: Any = object()
 
 @contextmanager
 def generators_restored() -> Iterator[None]:
-    """Put every torch random generator back as it was, however the block ends."""
+    """Put every torch random generator back as it was, the samples' own too, however the block ends."""
     states = _generator_states()
     try:
         yield
@@ -57,13 +58,17 @@ def _attributes_that_generate_writes(model: Any) -> List[Tuple[Any, str, Any]]:
     return [(owner, name, vars(owner).get(name, _ABSENT)) for owner, name in owners]
 
 
-def _generator_states() -> List[Any]:
+def _generator_states() -> Tuple[Any, List[Any], List[Any]]:
     cuda: Any = torch.cuda
     used = cuda.is_available() and cuda.is_initialized()
-    return [torch.get_rng_state(), *(cuda.get_rng_state_all() if used else ())]
+    samples = [generator.get_state() for generator in own_generators()]
+    return torch.get_rng_state(), cuda.get_rng_state_all() if used else [], samples
 
 
-def _restore_generators(states: List[Any]) -> None:
-    torch.set_rng_state(states[0])
-    if len(states) > 1:
-        torch.cuda.set_rng_state_all(states[1:])
+def _restore_generators(states: Tuple[Any, List[Any], List[Any]]) -> None:
+    cpu, cuda, samples = states
+    torch.set_rng_state(cpu)
+    if cuda:
+        torch.cuda.set_rng_state_all(cuda)
+    for generator, state in zip(own_generators(), samples):
+        generator.set_state(state)

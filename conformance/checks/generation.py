@@ -10,12 +10,14 @@ from conformance.case import Case
 from conformance.checks.check import check
 from conformance.compare import Evidence, Inapplicable, Mismatch, Vacuous
 from conformance.scenarios import BASE, Draws
+from conformance.shim_switch import is_installed
 
 if TYPE_CHECKING:
     from conformance.models import Model
 
 _ROWS = Draws(adapters=(2, 3), rows=(2, 4), saved="none")
 _TOKENS = 6
+_SAMPLED = {"do_sample": True, "top_k": 0}
 
 
 def _generates(model: Model) -> bool:
@@ -55,6 +57,34 @@ def beams_of_the_models_own_config_are_the_rows_own(case: Case) -> Evidence:
 def several_returned_sequences_are_the_rows_own(case: Case) -> Evidence:
     """Are all returned beams of a row its own?"""
     return _expect_own_tokens(case, {"num_beams": 3, "num_return_sequences": 2}, per_row=2)
+
+
+@check("G2", draws=_ROWS, applies=_generates)
+def sampled_tokens_are_the_rows_own_whatever_the_others_are(case: Case) -> Evidence:
+    """Does a row sample what it does alone from the same seed, whatever rows are beside it?"""
+    if not is_installed():
+        raise Inapplicable("upstream draws the tokens of all rows from one generator, and takes no other")
+    rows = list(range(len(case.rows)))
+    seeds = [case.scenario.seed + row for row in rows]
+    own = {name: [_sampled_alone(case, name, row, seeds[row]) for row in rows] for name in {*case.rows, BASE}}
+    evidence = Evidence()
+    for some in (rows, rows[::-1]):
+        inputs = {name: value[some] for name, value in case.inputs.items()}
+        settings = {**_SAMPLED, "generators": [seeds[row] for row in some]}
+        names = [case.rows[row] for row in some]
+        mixed = _tokens(case, case.peft_model, settings, names, inputs)
+        those = {name: [tokens[row] for row in some] for name, tokens in own.items()}
+        evidence += _expect_tokens(mixed, those, names, settings)
+    return evidence
+
+
+def _sampled_alone(case: Case, name: str, row: int, seed: int) -> List[int]:
+    import torch
+
+    model = case.oracle.model_of(name)
+    inputs = {path: value[row : row + 1] for path, value in case.inputs.items()}
+    torch.manual_seed(seed)
+    return _tokens(case, model, _SAMPLED, None, inputs)[0]
 
 
 @check("E1", "G8", draws=_ROWS, applies=_generates)
@@ -141,14 +171,20 @@ def _compiling_everywhere(config: Any) -> Iterator[Dict[str, Any]]:
         torch._dynamo.reset()
 
 
-def _tokens(case: Case, model: Any, settings: Dict[str, Any], names: Optional[Sequence[str]] = None) -> List[List[int]]:
+def _tokens(
+    case: Case,
+    model: Any,
+    settings: Dict[str, Any],
+    names: Optional[Sequence[str]] = None,
+    inputs: Optional[Dict[str, Any]] = None,
+) -> List[List[int]]:
     """Generate, and return each sequence without the padding that only the batch's longest row decides."""
     import torch
 
-    inputs = {name: value for name, value in case.inputs.items() if not name.startswith("decoder_")}
+    given = {k: value for k, value in (inputs or case.inputs).items() if not k.startswith("decoder_")}
     chosen = {} if names is None else {"adapter_names": list(names)}
     with torch.no_grad():
-        output = model.generate(**inputs, max_new_tokens=_TOKENS, do_sample=False, **settings, **chosen)
+        output = model.generate(**given, **{"max_new_tokens": _TOKENS, "do_sample": False, **settings, **chosen})
     config = _generator(model).generation_config
     ends = {config.pad_token_id, *_as_list(config.eos_token_id)}
     return [_without_tail(row, ends) for row in output.tolist()]

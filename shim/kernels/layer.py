@@ -36,6 +36,8 @@ def run_linear(layer: Any, x: torch.Tensor, dim: Optional[int], table: RowTable,
     y: torch.Tensor = layer.base_layer(x)
     if dim is None:
         rows, out = x.reshape(-1, 1, x.shape[-1]), y.reshape(-1, 1, y.shape[-1])
+    elif dim == 0 and x.dim() == 3:  # in decoding each view counts
+        rows, out = x, y
     else:
         rows, out = _flat(x.movedim(dim, 0)), _flat(y.movedim(dim, 0))
     for product in products:

@@ -22,6 +22,7 @@ from shim.routing.assemble import LayoutChanged, assemble, in_row_order
 from shim.routing.inputs import PER_SAMPLE, SHARED, Inputs, check_known, root_name, sample_paths, take
 from shim.routing.layout import CONSTANT, ROWS, Rule
 from shim.routing.rehearsal import plan_for
+from shim.routing.sampling import generating
 from shim.routing.tree import by_path, replace_state
 from shim.selection import select
 
@@ -50,7 +51,7 @@ def run_split_generate(function: Callable[..., Any], batch: MixedBatch, inputs: 
     outputs, caches = [], []
     for group in batch.groups:
         part = _with_sample_indices(take(inputs, group.rows, paths), group)
-        with select(batch.selection(group.adapter)), _own_static_cache(batch.model):
+        with select(batch.selection(group.adapter)), _own_static_cache(batch.model), generating(group.rows):
             outputs.append(part.call(function))
         caches.append(part.caches())
     result = _put_together(outputs, batch, inputs)

@@ -108,9 +108,11 @@ def instantiate(general: Plan, lengths: Lengths) -> Plan:
 
 def fits(call: PlannedCall, shape: Tuple[int, ...]) -> bool:
     """Whether an input of `shape` is what `call` was planned for."""
-    if len(shape) != len(call.shape):
-        return False
-    return all(planned is None or planned == size for planned, size in zip(call.shape, shape))
+    if shape == call.shape:  # as a rule, and in C
+        return True
+    return len(shape) == len(call.shape) and all(
+        planned is None or planned == size for planned, size in zip(call.shape, shape)
+    )
 
 
 def to_json(plan: Plan) -> Any:

@@ -166,6 +166,12 @@ def merged_adapters_are_accepted(patch):
     patch.setattr(shim.batch, "_check_state", lambda layers: None)
 
 
+@fault("llama", "sampled_tokens_are_the_rows_own_whatever_the_others_are")
+def generators_of_other_rows(patch):
+    original = shim.call.check_generators
+    patch.setattr(shim.call, "check_generators", lambda *given: original(*given)[::-1])
+
+
 @fault("llama", "greedy_tokens_equal_the_rows_own")
 def generate_uses_the_active_adapter(patch):
     original = shim.call._call

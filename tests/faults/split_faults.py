@@ -104,3 +104,9 @@ def a_missing_head_is_taken_from_the_first_adapter(patch):
         return first if adapter != BASE and not all(found.holds.values()) else found
 
     patch.setattr(MixedBatch, "selection", selection)
+
+
+@fault(SPLIT, "llama", "sampled_tokens_are_the_rows_own_whatever_the_others_are")
+def a_sub_batch_draws_from_the_first_generators(patch):
+    original = shim.routing.generation.generating
+    patch.setattr(shim.routing.generation, "generating", lambda rows: original(range(len(rows))))
