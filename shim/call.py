@@ -53,10 +53,10 @@ def _with_adapter_names(original: Method, run: Run) -> Method:
 def _call(original: Method, run: Run, model: Any, args: Sequence[Any], kwargs: Mapping[str, Any], names: Any) -> Any:
     batch = resolve(model, names)
     given = dict(kwargs)
-    owners = given.pop("owners", None) or {}
+    owners = given.pop("owners", None)
     seeds = given.pop("generators", None) if run is run_generate else None
     inputs = Inputs.of(args, given, _signature(model, original, run))
-    owners = check_owners(owners, batch, inputs)
+    owners = check_owners({} if owners is None else owners, batch, inputs)
     check_sample_count(batch, inputs, owners)
     generators = () if seeds is None else check_generators(seeds, len(batch.names), _device(inputs))
     function = method_of_model(model, original, "forward" if run is run_forward else "generate")

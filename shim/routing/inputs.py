@@ -43,6 +43,9 @@ _KNOWN: Tuple[type, ...] = (
 _KNOWN += (torch.memory_format, torch.Size, range, slice, set, frozenset, list, dict, tuple)
 
 
+_INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+
+
 @dataclass(frozen=True)
 class Inputs:
     """The arguments of one call by name; the first `positional` of them were given by position."""
@@ -100,12 +103,17 @@ def check_owners(owners: Any, batch: MixedBatch, inputs: Inputs) -> Dict[str, Ro
         AdapterNamesError: it names no tensor among the inputs, is not as long as that, or counts samples that
             the batch does not have.
     """
+    if not isinstance(owners, Mapping):
+        raise AdapterNamesError(
+            f"owners is {type(owners).__name__} {owners!r}, but should be a dict of inputs' names and the sample of "
+            "each of their rows, such as {'pixel_values': [0, 0, 1]}"
+        )
     tensors = inputs.tensors()
     found: Dict[str, RowRule] = {}
-    for name, ids in dict(owners).items():
+    for name, ids in owners.items():
         if name not in tensors:
             raise AdapterNamesError(f"owners names {name!r}, but should name tensors among {sorted(tensors)}")
-        given, shape, count = torch.as_tensor(ids), tuple(tensors[name].shape), len(batch.names)
+        given, shape, count = _integers(name, ids), tuple(tensors[name].shape), len(batch.names)
         samples = tuple(int(sample) for sample in given.reshape(-1))
         dim = next((dim for dim, size in enumerate(given.shape) if size != 1), 0)
         along = given.dim() == 1 or (given.dim() == len(shape) and given.shape[dim] == given.numel())
@@ -119,6 +127,18 @@ def check_owners(owners: Any, batch: MixedBatch, inputs: Inputs) -> Dict[str, Ro
             )
         found[name] = RowRule(dim, samples)
     return found
+
+
+def _integers(name: str, ids: Any) -> torch.Tensor:
+    try:
+        given = torch.as_tensor(ids)
+    except (TypeError, ValueError, RuntimeError):
+        given = None
+    if given is None or (given.numel() and given.dtype not in _INTEGERS):
+        raise AdapterNamesError(
+            f"owners[{name!r}] is {ids!r}, but should be whole numbers, in a list or a tensor: the sample of each row"
+        )
+    return given
 
 
 def check_sample_count(batch: MixedBatch, inputs: Inputs, owners: Mapping[str, RowRule]) -> None:
