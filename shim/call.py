@@ -16,7 +16,7 @@ from shim.prompts import method_of_model
 from shim.routing.inputs import Inputs, check_owners, check_sample_count, parameter_names
 from shim.routing.route import run_forward, run_generate
 from shim.routing.sampling import check_generators, drawing_from
-from shim.routing.split import run_plain
+from shim.routing.split import run_per_sample, run_plain
 from shim.routing.trace import Owners
 from shim.selection import is_selected, select
 
@@ -54,6 +54,7 @@ def _call(original: Method, run: Run, model: Any, args: Sequence[Any], kwargs: M
     batch = resolve(model, names)
     given = dict(kwargs)
     owners = given.pop("owners", None)
+    per_sample = run is run_forward and given.pop("per_sample", False)
     seeds = given.pop("generators", None) if run is run_generate else None
     inputs = Inputs.of(args, given, _signature(model, original, run))
     owners = check_owners({} if owners is None else owners, batch, inputs)
@@ -61,6 +62,8 @@ def _call(original: Method, run: Run, model: Any, args: Sequence[Any], kwargs: M
     generators = () if seeds is None else check_generators(seeds, len(batch.names), _device(inputs))
     function = method_of_model(model, original, "forward" if run is run_forward else "generate")
     with drawing_from(generators), _exclusive(batch), failure_leaves_no_trace(model, inputs.caches()):
+        if per_sample:
+            return run_per_sample(function, batch, inputs, owners)
         if len(batch.groups) == 1:
             return run_plain(function, batch, inputs)
         return run(function, batch, inputs, owners)

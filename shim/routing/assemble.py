@@ -8,7 +8,7 @@ import torch
 
 from shim.batch import Group
 from shim.errors import RefusedError
-from shim.routing.layout import CONSTANT, COUNT, ROWS, SHARED, Layout, Rule, same_constant, same_values
+from shim.routing.layout import CONSTANT, COUNT, ROWS, SHARED, Layout, Rule, rows_of, same_constant, same_values
 from shim.routing.tree import by_path, map_leaves, shown
 
 
@@ -30,6 +30,38 @@ def assemble(parts: Sequence[Any], groups: Sequence[Group], layout: Layout) -> A
             raise LayoutChanged
     joined = {path: _join(path, [column[path] for column in columns], groups, rule) for path, rule in layout.items()}
     return map_leaves(lambda path, _: joined[path], parts[0])
+
+
+def taken_apart(parts: Sequence[Any], groups: Sequence[Group], layout: Layout) -> List[Any]:
+    """Return the output of each sample, as of a batch of one, in batch order; their sizes may differ.
+
+    Raises:
+        LayoutChanged: the structure of the outputs is not the layout's.
+    """
+    found: Dict[int, Any] = {}
+    for part, group in zip(parts, groups):
+        if by_path(part).keys() != layout.keys():
+            raise LayoutChanged
+        for position, sample in enumerate(group.rows):
+            found[sample] = _output_of(part, position, len(group.rows), layout)
+    return [found[sample] for sample in sorted(found)]
+
+
+def _output_of(part: Any, position: int, count: int, layout: Layout) -> Any:
+    return map_leaves(lambda path, leaf: _leaf_of(leaf, position, count, layout[path]), part)
+
+
+def _leaf_of(leaf: Any, position: int, count: int, rule: Rule) -> Any:
+    if isinstance(leaf, torch.Tensor) is (rule.kind in (CONSTANT, COUNT)):
+        raise LayoutChanged
+    if rule.kind in (CONSTANT, SHARED):
+        return leaf
+    if rule.kind == COUNT:
+        return 1
+    per_sample, rest = divmod(leaf.shape[rule.dim], count) if leaf.dim() > rule.dim else (0, 1)
+    if rest or (rule.single and per_sample != 1):
+        raise LayoutChanged
+    return rows_of(leaf, [position], count, rule.dim, rule.kind)
 
 
 def in_row_order(parts: Sequence[Any], groups: Sequence[Group], dim: int, kind: str = ROWS) -> Any:
@@ -80,7 +112,8 @@ def _check_shapes(path: str, values: List[Any], groups: Sequence[Group], rule: R
         shapes: Dict[str, Any] = {g.adapter: tuple(v.shape) for g, v in zip(groups, values)}
         raise RefusedError(
             f"output {shown(path)} has a different size for each adapter, so the rows cannot stand in one tensor: "
-            f"{shapes}. Run the adapters with heads of one size together, and the others in calls of their own"
+            f"{shapes}. Pass per_sample=True to have one output for each sample, or run the adapters with heads of one "
+            "size together"
         )
 
 

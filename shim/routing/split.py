@@ -8,17 +8,23 @@ proves; where they do not, the batch is refused with the reason.
 from __future__ import annotations
 
 import functools
+from dataclasses import replace
 from typing import Any, Callable, Dict, List, Tuple
 
-from shim.batch import MixedBatch
+from shim.batch import Group, MixedBatch
 from shim.errors import RefusedError
-from shim.routing.assemble import LayoutChanged, assemble
+from shim.routing.assemble import LayoutChanged, assemble, taken_apart
 from shim.routing.inputs import Inputs, check_known, take
 from shim.routing.rehearsal import Plan, plan_for
+from shim.routing.trace import Owners
 from shim.routing.tree import replace_state
 from shim.selection import select
 
 OUTPUT, STATE = "output", "state"
+_OTHER_STRUCTURE = (
+    "the outputs have another structure under an adapter than under the base model, so whose their rows are is not "
+    "known. Run one adapter a call"
+)
 
 
 def run_plain(function: Callable[..., Any], batch: MixedBatch, inputs: Inputs) -> Any:
@@ -48,10 +54,36 @@ def run_split_forward(function: Callable[..., Any], batch: MixedBatch, inputs: I
         except LayoutChanged:
             continue
         return _with_callers_caches(whole, parts[0], inputs)
-    raise RefusedError(
-        "the outputs have another structure under an adapter than under the base model, so they cannot be put "
-        "together. Run one adapter a call"
-    )
+    raise RefusedError(_OTHER_STRUCTURE)
+
+
+def run_per_sample(function: Callable[..., Any], batch: MixedBatch, inputs: Inputs, owners: Owners) -> List[Any]:
+    """Run each adapter's rows by `function`, a forward; return each sample's output, as of a batch of one (H4).
+
+    Raises:
+        RefusedError: the batch does not divide by sample, or fills a cache.
+    """
+    check_known(inputs)
+    if inputs.caches() or owners:
+        raise RefusedError(
+            f"per_sample is given with {', '.join(sorted([*inputs.caches(), *owners]))}, which belong to the whole "
+            "batch and cannot be handed back by sample. Leave them out, or leave per_sample out"
+        )
+    if len(batch.groups) == 1:  # taken apart all the same
+        batch = replace(batch, groups=tuple(Group(name, (row,)) for row, name in enumerate(batch.names)))
+    if len(batch.names) == 1:
+        return [run_plain(function, batch, inputs)]
+
+    def run(part: Inputs) -> Any:
+        return part.call(function)
+
+    for again in (False, True):
+        plan = plan_for(run, batch, inputs, "per sample", again)
+        try:
+            return taken_apart(_run_groups(run, batch, inputs, plan), batch.groups, plan.layout)
+        except LayoutChanged:
+            continue
+    raise RefusedError(_OTHER_STRUCTURE)
 
 
 def forward_and_caches(function: Callable[..., Any], part: Inputs) -> Dict[str, Any]:

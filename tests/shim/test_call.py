@@ -167,7 +167,7 @@ def test_labels_are_for_one_adapter_only(names):
             torch.testing.assert_close(model(input_ids=tokens(), labels=labels, adapter_names=names).loss, expected)
 
 
-def test_a_task_model_with_its_own_heads():
+def task_model():
     base = BertForSequenceClassification(
         BertConfig(
             vocab_size=48, hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2,
@@ -177,10 +177,28 @@ def test_a_task_model_with_its_own_heads():
     config = peft.LoraConfig(r=2, target_modules=["query"], task_type="SEQ_CLS")
     model = peft.get_peft_model(base, config, adapter_name="ann")
     model.add_adapter("ben", copy.deepcopy(config))
-    model = randomize(model)
+    return model
+
+
+def test_a_task_model_with_its_own_heads():
+    model = randomize(task_model())
     with torch.no_grad():
         observed = model(input_ids=tokens(), adapter_names=NAMES).logits
     assert_rows(observed, model, lambda output: output.logits, input_ids=tokens())
+
+
+def test_heads_of_different_sizes_share_a_batch_where_each_sample_has_an_output_of_its_own():
+    model = task_model()
+    model.get_base_model().classifier.modules_to_save["ben"] = nn.Linear(16, 7)
+    randomize(model)
+    with torch.no_grad():
+        with pytest.raises(shim.RefusedError, match="per_sample=True"):
+            model(input_ids=tokens(), adapter_names=NAMES)
+        outputs = model(input_ids=tokens(), adapter_names=NAMES, per_sample=True)
+    assert [tuple(output.logits.shape) for output in outputs] == [(1, 3), (1, 3), (1, 7), (1, 3)]
+    for row, name in enumerate(NAMES):
+        expected = alone(model, name, input_ids=tokens()[row : row + 1]).logits
+        torch.testing.assert_close(outputs[row].logits, expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.skipif(OLD_TORCH, reason="torch.compile is not told apart here before torch 2.1")

@@ -227,6 +227,43 @@ def test_heads_of_different_sizes_are_refused_with_the_sizes(adapted):
         model(X, adapter_names=NAMES)
 
 
+@pytest.mark.parametrize("names", [NAMES, ["ann"] * 4, ["ben"]])
+def test_each_sample_has_an_output_of_its_own_where_asked_for(adapted, alone, names):
+    """So heads of different sizes can share a batch (contract H4)."""
+    from shim.selection import _CURRENT
+
+    def body(toy, x):
+        selection = _CURRENT.get()
+        name = toy.active if selection is None else selection.adapter
+        rows = toy.linear(x)
+        cut = rows[..., : 2 if name == "ben" else 3]
+        return {
+            "cut": cut,
+            "tiled": torch.cat([rows, rows]),
+            "time_major": rows.transpose(0, 1),
+            "number": 7,
+            "n": len(x),
+        }
+
+    model, x = adapted(body), X[: len(names)]
+    observed = model(x, adapter_names=names, per_sample=True)
+    assert [list(output) for output in observed] == [["cut", "tiled", "time_major", "number", "n"]] * len(names)
+    for row, name in enumerate(names):
+        model.base_model.model.active = name
+        expected = alone(model, name, x[row : row + 1])
+        assert (observed[row].pop("number"), observed[row].pop("n")) == (7, 1)
+        for key, value in observed[row].items():
+            torch.testing.assert_close(value, expected[key], rtol=1e-9, atol=1e-12)
+
+
+def test_an_output_of_its_own_needs_inputs_and_outputs_that_divide(adapted):
+    mixing = adapted(lambda toy, x: toy.linear(x).sum(0))
+    with pytest.raises(shim.RefusedError, match="no dimension of samples"):
+        mixing(X, adapter_names=NAMES, per_sample=True)
+    with pytest.raises(shim.RefusedError, match="per_sample is given with x"):
+        adapted(plain)(x=X, adapter_names=NAMES, per_sample=True, owners={"x": [0, 1, 2, 3]})
+
+
 def test_an_output_that_the_batch_shares_is_refused_where_adapters_differ_in_it(adapted):
     def body(toy, x):
         return {"rows": toy.linear(x), "bias": toy.linear(torch.ones(1, 4, dtype=x.dtype))}
