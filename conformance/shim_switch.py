@@ -153,13 +153,21 @@ def reinstalling_faults() -> List[str]:
 
 
 def _patchable() -> Dict[str, Any]:
-    """Return the attributes of every class of torch and PEFT that a shim may touch, by name."""
+    """Return the attributes of every class of torch, transformers and PEFT that a shim may touch, by name."""
     import peft
     import torch
+    import transformers
     from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
     from peft.utils import other
 
-    owners = [torch.nn.Module, BaseTuner, BaseTunerLayer, other]
+    owners = [
+        torch.nn.Module,
+        transformers.PreTrainedModel,
+        transformers.GenerationMixin,
+        BaseTuner,
+        BaseTunerLayer,
+        other,
+    ]
     owners += [value for value in vars(peft).values() if isinstance(value, type)]
     owners += [value for value in vars(other).values() if isinstance(value, type)]
     return {

@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from conformance.models import Model
 
 
+_WRAPPED = "base_model.model."
+"""What PEFT puts before the path of a weight of the model that it wraps."""
+
+
 def device_named(name: str) -> str:
     """Return the torch device for a setting: `auto` is CUDA where there is one."""
     import torch
@@ -61,6 +65,20 @@ def with_adapters(model: Model, adapters: Sequence[Adapter], seed: int, device: 
     return wrapped
 
 
+def with_own_adapters(model: Model, adapters: Sequence[Adapter], seed: int, device: str, active: str) -> Any:
+    """Return the model itself, with `adapters` added by transformers' `add_adapter`: those of `with_adapters`."""
+    own = base_model(model, device)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for adapter in adapters:
+            own.add_adapter(lora_config(model, adapter), adapter_name=adapter.name)
+        own = own.double().eval()
+        for adapter in adapters:
+            fill(own, adapter, seed, integer="integer" in model.tags)
+        own.set_adapter(active)
+    return own
+
+
 def lora_config(model: Model, adapter: Adapter) -> Any:
     """Return PEFT's configuration of `adapter`."""
     import peft
@@ -83,12 +101,13 @@ def task_type(model: Model) -> Optional[str]:
 
 
 def fill(wrapped: Any, adapter: Adapter, seed: int, integer: bool) -> None:
-    """Give every weight of `adapter` a value that the seed, its name and its path decide."""
+    """Give every weight of `adapter` a value that the seed, its name and its path in a PEFT model decide."""
     import torch
 
     for path, parameter in wrapped.named_parameters():
         if not owns(adapter, path):
             continue
+        path = path if path.startswith(_WRAPPED) else _WRAPPED + path
         generator = torch.Generator().manual_seed(zlib.crc32(f"{seed}/{path}".encode()))
         if integer:
             values = torch.randint(-1, 2, parameter.shape, generator=generator).double()

@@ -164,7 +164,7 @@ def _check_state(layers: Layers) -> None:
             raise RefusedError(
                 f"Cannot pass `adapter_names` when there are merged adapters: {name} holds "
                 f"{list(layer.merged_adapters)} in its base weights, so no other row can be exact. Call "
-                "model.unmerge_adapter() first"
+                "model.unmerge_adapter() first, or unmerge() of each such layer"
             )
         if type(layer).__name__ == "MultiheadAttention":
             raise RefusedError(

@@ -9,8 +9,11 @@ import weakref
 from contextlib import contextmanager
 from typing import Any, Callable, Iterator, Mapping, Sequence
 
+import torch
+
 from shim.batch import MixedBatch, resolve
-from shim.modules import base_model_of
+from shim.errors import AdapterNamesError
+from shim.modules import base_model_of, has_adapters
 from shim.no_trace import failure_leaves_no_trace
 from shim.prompts import method_of_model
 from shim.routing.inputs import Inputs, check_owners, check_sample_count, parameter_names
@@ -48,6 +51,53 @@ def _with_adapter_names(original: Method, run: Run) -> Method:
         return original(model, *args, **kwargs)
 
     return method
+
+
+def own_call_with_adapter_names() -> Method:
+    """Return how a model of transformers is called, with `adapter_names` for one that has adapters of its own.
+
+    A call without names, the model's own from within its generate among them, goes straight through, under whatever the
+    running call has selected.
+    """
+    module = torch.nn.Module
+
+    def call(model: Any, *args: Any, adapter_names: Any = None, **kwargs: Any) -> Any:
+        if adapter_names is None:
+            return module.__call__(model, *args, **kwargs)  # looked up at each call, since torch.fx patches it
+        if not has_adapters(model) and "adapter_names" in parameter_names(model.forward):
+            return module.__call__(model, *args, adapter_names=adapter_names, **kwargs)  # a keyword of its own
+        return _own(module.__call__, run_forward, model, args, kwargs, adapter_names)
+
+    return call
+
+
+def own_generate_with_adapter_names(original: Method) -> Method:
+    """Return `original`, a generate of transformers, with `adapter_names` for a model that has adapters of its own."""
+
+    @functools.wraps(original)
+    def generate(model: Any, *args: Any, adapter_names: Any = None, **kwargs: Any) -> Any:
+        if adapter_names is None:
+            return original(model, *args, **kwargs)
+        return _own(original, run_generate, model, args, kwargs, adapter_names)
+
+    generate.takes_adapter_names = True  # type: ignore[attr-defined]
+    return generate
+
+
+def _own(original: Method, run: Run, model: Any, args: Sequence[Any], kwargs: Mapping[str, Any], names: Any) -> Any:
+    if not has_adapters(model):
+        raise AdapterNamesError(_no_adapters(model))
+    return _uncompiled(_call)(original, run, model, args, kwargs, names)
+
+
+def _no_adapters(model: Any) -> str:
+    """Say what a model without adapters should have before it is given names."""
+    inside = [name for name, module in model.named_modules() if has_adapters(module)]
+    where = f"; its part {inside[0]!r} has, and takes adapter_names itself" if inside else ""
+    return (
+        f"adapter_names is given, but {type(model).__name__} should have adapters for that{where}. Add some with "
+        "model.add_adapter(config, name), or with peft.get_peft_model(model, config)"
+    )
 
 
 def _call(original: Method, run: Run, model: Any, args: Sequence[Any], kwargs: Mapping[str, Any], names: Any) -> Any:

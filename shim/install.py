@@ -74,6 +74,13 @@ def install(*, fallback: str = SPLIT, mixed_outputs: Sequence[str] = ()) -> Tupl
         return _INSTALLED[1]
 
 
+def apply_more(replacements: Sequence[Replacement]) -> None:
+    """Apply what an installed patch owes a class that was made after `install`; `uninstall` takes it back with the rest."""
+    with _LOCK:
+        if _INSTALLED is not None:
+            _INSTALLED[0].add(replacements)
+
+
 def uninstall() -> None:
     """Put back the very objects that `install` displaced; do nothing where nothing is installed.
 

@@ -115,8 +115,18 @@ def layers_in_evaluation(model: Any, adapters: Set[str]) -> Optional[Layers]:
 
 
 def base_model_of(model: Any) -> Any:
-    """Return the model that a PEFT model wraps; `PeftMixedModel` has no method that tells."""
-    return model.get_base_model() if hasattr(model, "get_base_model") else model.base_model.model
+    """Return the model that a PEFT model wraps; a model with adapters of its own (`has_adapters`) is that itself."""
+    import peft
+
+    if isinstance(model, peft.PeftMixedModel):  # it has no method that tells
+        return model.base_model.model
+    return model.get_base_model() if isinstance(model, peft.PeftModel) else model
+
+
+def has_adapters(model: Any) -> bool:
+    """Whether adapters were injected into `model`: by transformers' `add_adapter`, by PEFT, or by a PEFT model around it."""
+    # An empty dictionary stays where the last adapter was deleted, on transformers below 4.57.
+    return bool(vars(model).get("peft_config"))
 
 
 def base_layer_of(layer: Any) -> Any:

@@ -7,6 +7,7 @@ from typing import Any, Dict, Iterator, List, Tuple
 
 import torch
 
+from shim.modules import base_model_of
 from shim.routing.sampling import own_generators
 from shim.routing.tree import map_leaves, replace_state
 
@@ -50,11 +51,11 @@ def failure_leaves_no_trace(model: Any, caches: Dict[str, Any]) -> Iterator[None
 
 
 def _attributes_that_generate_writes(model: Any) -> List[Tuple[Any, str, Any]]:
-    base = model.base_model
-    owners = [(base, "prepare_inputs_for_generation"), (base, "generation_config")]
-    inner = vars(base).get("_modules", {}).get("model")
-    if inner is not None:
-        owners += [(inner, "generation_config"), (inner, "_cache")]
+    base = base_model_of(model)
+    owners = [(base, "generation_config"), (base, "_cache")]
+    if base is not model:  # PEFT's, between the two
+        tuner = model.base_model
+        owners += [(tuner, "prepare_inputs_for_generation"), (tuner, "generation_config")]
     return [(owner, name, vars(owner).get(name, _ABSENT)) for owner, name in owners]
 
 

@@ -27,13 +27,13 @@ def _generates(model: Model) -> bool:
 @check("G1", "G5", draws=_ROWS, applies=_generates)
 def greedy_tokens_equal_the_rows_own(case: Case) -> Evidence:
     """Are the tokens of greedy search those of each row's own run?"""
-    return _expect_own_tokens(case, {})
+    return expect_own_tokens(case, {})
 
 
 @check("G3", "G5", draws=_ROWS, applies=_generates)
 def beams_by_keyword_are_the_rows_own(case: Case) -> Evidence:
     """Are beams right when `num_beams` is a keyword?"""
-    return _expect_own_tokens(case, {"num_beams": 3})
+    return expect_own_tokens(case, {"num_beams": 3})
 
 
 @check("G3", draws=_ROWS, applies=_generates)
@@ -41,7 +41,7 @@ def beams_by_generation_config_are_the_rows_own(case: Case) -> Evidence:
     """Are beams right when they come in a `generation_config`?"""
     config = copy.deepcopy(case.peft_model.generation_config)
     config.num_beams = 2
-    return _expect_own_tokens(case, {"generation_config": config})
+    return expect_own_tokens(case, {"generation_config": config})
 
 
 @check("G3", draws=_ROWS, applies=_generates)
@@ -50,13 +50,13 @@ def beams_of_the_models_own_config_are_the_rows_own(case: Case) -> Evidence:
     for name in (*case.scenario.names, BASE):
         _generator(case.oracle.model_of(name)).generation_config.num_beams = 2
     _generator(case.peft_model).generation_config.num_beams = 2
-    return _expect_own_tokens(case, {})
+    return expect_own_tokens(case, {})
 
 
 @check("G4", draws=_ROWS, applies=_generates)
 def several_returned_sequences_are_the_rows_own(case: Case) -> Evidence:
     """Are all returned beams of a row its own?"""
-    return _expect_own_tokens(case, {"num_beams": 3, "num_return_sequences": 2}, per_row=2)
+    return expect_own_tokens(case, {"num_beams": 3, "num_return_sequences": 2}, per_row=2)
 
 
 @check("G2", draws=_ROWS, applies=_generates)
@@ -103,7 +103,7 @@ def a_generate_that_compiles_itself_gives_the_rows_own_tokens(case: Case) -> Evi
     return _expect_tokens(mixed, own, case.rows, settings)
 
 
-def _expect_own_tokens(case: Case, settings: Dict[str, Any], per_row: int = 1) -> Evidence:
+def expect_own_tokens(case: Case, settings: Dict[str, Any], per_row: int = 1) -> Evidence:
     """Compare a mixed generate with one generate of the whole batch for each adapter.
 
     Raises:

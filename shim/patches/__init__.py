@@ -13,6 +13,7 @@ def catalogue() -> Tuple[Patch, ...]:
         adapter_names_per_call,
         compiled_generate,
         forward_hooks_with_kwargs,
+        models_own_adapters,
         saved_modules_delete,
         saved_modules_switch,
         saved_modules_unload,
@@ -24,5 +25,6 @@ def catalogue() -> Tuple[Patch, ...]:
         saved_modules_delete.PATCH,
         saved_modules_unload.PATCH,
         adapter_names_per_call.PATCH,
+        models_own_adapters.PATCH,
         compiled_generate.PATCH,
     )

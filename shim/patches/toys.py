@@ -26,6 +26,30 @@ def folded(fold: int) -> Any:
     return model.eval(), torch.ones(2, 2)
 
 
+def with_own_adapters() -> Any:
+    """Return a model of transformers that takes any keyword, with adapters `one` and `two` in it, and an input."""
+    import torch
+    from peft import LoraConfig, inject_adapter_in_model
+    from transformers import PretrainedConfig, PreTrainedModel
+
+    class Own(PreTrainedModel):
+        config_class = PretrainedConfig
+
+        def __init__(self, config: Any) -> None:
+            super().__init__(config)
+            self.linear = torch.nn.Linear(2, 2)
+
+        def forward(self, x: torch.Tensor, **kwargs: Any) -> torch.Tensor:
+            rows: torch.Tensor = self.linear(x)
+            return rows
+
+    with torch.random.fork_rng(devices=[]):
+        model = Own(PretrainedConfig())
+        for name in ("one", "two"):
+            inject_adapter_in_model(LoraConfig(target_modules=["linear"], r=1, init_lora_weights=False), model, name)
+    return model.eval(), torch.ones(2, 2)
+
+
 def two_saved_modules() -> Any:
     """Return a model whose adapter `one` saves `first` and whose adapter `two` saves `second`; `one` is active.
 

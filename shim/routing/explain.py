@@ -6,9 +6,12 @@ import functools
 from dataclasses import dataclass
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
+import torch
+
 from shim import policy
 from shim.batch import MixedBatch, resolve
 from shim.errors import RefusedError, Unroutable
+from shim.modules import base_model_of
 from shim.prompts import method_of_model
 from shim.routing.inputs import Inputs, check_known, check_owners, check_sample_count
 from shim.routing.layers import RowGroups
@@ -98,7 +101,9 @@ def explain(
 
 
 def forward_of(model: Any) -> Any:
-    """Return the forward of `model` below the shim's wrapper."""
+    """Return the forward of `model` below the shim's wrapper; a model with adapters of its own is called as a whole."""
+    if base_model_of(model) is model:
+        return functools.partial(torch.nn.Module.__call__, model)
     forward = type(model).forward
     return method_of_model(model, getattr(forward, "__wrapped__", forward), "forward")
 
