@@ -75,7 +75,7 @@ def install(*, fallback: str = SPLIT, mixed_outputs: Sequence[str] = ()) -> Tupl
 
 
 def apply_more(replacements: Sequence[Replacement]) -> None:
-    """Apply what an installed patch owes a class that was made after `install`; `uninstall` takes it back with the rest."""
+    """Apply what an installed patch owes a class that was made after `install`; `uninstall` takes it back, too."""
     with _LOCK:
         if _INSTALLED is not None:
             _INSTALLED[0].add(replacements)

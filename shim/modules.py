@@ -124,7 +124,7 @@ def base_model_of(model: Any) -> Any:
 
 
 def has_adapters(model: Any) -> bool:
-    """Whether adapters were injected into `model`: by transformers' `add_adapter`, by PEFT, or by a PEFT model around it."""
+    """Whether `model` has adapters in it: by transformers' `add_adapter`, or by PEFT, which may wrap it besides."""
     # An empty dictionary stays where the last adapter was deleted, on transformers below 4.57.
     return bool(vars(model).get("peft_config"))
 

@@ -38,26 +38,26 @@ def adapters_stay_right_after_switching_and_disabling(case: Case) -> Evidence:
     evidence = Evidence()
     for name in [*case.scenario.names, *reversed(case.scenario.names)]:
         case.peft_model.set_adapter(name)
-        evidence += _expect_whole_batch(case, name, f"after set_adapter({name!r})")
+        evidence += expect_whole_batch(case, name, f"after set_adapter({name!r})")
         with case.peft_model.disable_adapter():
-            evidence += _expect_whole_batch(case, BASE, f"while disabled, with {name!r} active")
-        evidence += _expect_whole_batch(case, name, f"after disable_adapter(), with {name!r} active")
+            evidence += expect_whole_batch(case, BASE, f"while disabled, with {name!r} active")
+        evidence += expect_whole_batch(case, name, f"after disable_adapter(), with {name!r} active")
     return evidence
 
 
 @check("H3", draws=Draws(adapters=(3, 3), rows=(2, 3), saved="differ"), applies=_saves)
 def adapters_stay_right_after_loading_and_deleting(case: Case) -> Evidence:
     """Is the active adapter right after others were loaded, and each that is left after one was deleted?"""
-    evidence = _expect_whole_batch(case, case.scenario.active, "after every adapter was loaded")
+    evidence = expect_whole_batch(case, case.scenario.active, "after every adapter was loaded")
     deleted, *left = case.scenario.names
     case.peft_model.set_adapter(deleted)
     error = raised_by(lambda: case.peft_model.delete_adapter(deleted))
     if error is not None:
         raise Mismatch(f"delete_adapter({deleted!r}) raised {type(error).__name__}: {error}")
-    evidence += _expect_whole_batch(case, _active(case), f"after {deleted!r}, the active one, was deleted")
+    evidence += expect_whole_batch(case, _active(case), f"after {deleted!r}, the active one, was deleted")
     for name in left:
         case.peft_model.set_adapter(name)
-        evidence += _expect_whole_batch(case, name, f"after {deleted!r} was deleted")
+        evidence += expect_whole_batch(case, name, f"after {deleted!r} was deleted")
     return evidence
 
 
@@ -80,7 +80,7 @@ def a_merged_and_unloaded_model_answers_as_its_adapter(case: Case) -> Evidence:
     return evidence
 
 
-def _expect_whole_batch(case: Case, name: str, when: str) -> Evidence:
+def expect_whole_batch(case: Case, name: str, when: str) -> Evidence:
     """Compare a plain call of the whole batch with a model that never held another adapter."""
     return _expect_output(case, case.plain(), name, when)
 

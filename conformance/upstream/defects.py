@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Tuple
 
-from conformance.upstream.defect import Defect, Sighting
+from conformance.upstream.defect import Defect, Sighting, Where
 
 if TYPE_CHECKING:
     from conformance.models import Model
@@ -41,6 +41,10 @@ _DELETING = "adapters_stay_right_after_loading_and_deleting"
 _TUNERS = "no_tuner_ignores_the_names"
 _THREADS = "threads_do_not_affect_each_other"
 _COMPILED = "a_generate_that_compiles_itself_gives_the_rows_own_tokens"
+_OWN = "a_models_own_adapters_give_each_row_its_own_run"
+_OWN_TOKENS = "a_models_own_adapters_generate_each_rows_own_tokens"
+_OWN_SWITCHING = "a_models_own_adapters_stay_right_after_switching_and_deleting"
+_NO_ADAPTERS = "a_model_without_adapters_refuses_names"
 _MIXED = (*_ROWS, *_SAVED, *_REFUSALS, *_UNKNOWN, _ACTIVE, _THREADS, "outputs_that_mix_samples_are_refused_by_name")
 _HOOKS = {"peft": ">=0.10", "torch": ">=2.0"}
 
@@ -105,6 +109,16 @@ def _saves_linear_only(model: Model) -> bool:
 
 def _saves_others(model: Model) -> bool:
     return not _saves_linear_only(model)
+
+
+def _ignores_names(since: str, models: Where) -> Defect:
+    return Defect(
+        f"names_ignored_without_adapters_{since}",
+        "the forwards of these models take any keyword, so that names are ignored where there are no adapters",
+        "none yet; transformers gives its models **kwargs one by one, and all of them in 5",
+        {"transformers": f">={since}"},
+        (Sighting((_NO_ADAPTERS,), models, r"raised None, but should"),),
+    )
 
 
 DEFECTS: Tuple[Defect, ...] = (
@@ -325,4 +339,26 @@ DEFECTS: Tuple[Defect, ...] = (
         {**_HOOKS, "transformers": ">=4.53"},
         (Sighting((_COMPILED,), _compiles_since_4_53, r"generated \["),),
     ),
+    Defect(
+        "names_for_a_models_own_adapters",
+        "a model with adapters of transformers' own integration refuses adapter_names, or ignores them",
+        "none yet; huggingface/transformers#25077 (4.33) brought the integration",
+        {"transformers": ">=4.33"},
+        (
+            Sighting((_OWN,), _every, r"unexpected keyword argument 'adapter_names'|differs by"),
+            Sighting((_OWN_TOKENS,), _every, r"`model_kwargs` are not used by the model: \['adapter_names'\]"),
+        ),
+    ),
+    Defect(
+        "switching_a_models_own_adapters",
+        "add_adapter and set_adapter raise where an adapter saves no module that another does",
+        "none yet; huggingface/transformers#25077 (4.33) brought the integration",
+        {"transformers": ">=4.33"},
+        (Sighting((_OWN_SWITCHING,), _every, r"Adapter \w+ not found in"),),
+    ),
+    _ignores_names("4.33", _takes_anything),
+    _ignores_names("4.46", lambda model: model.name in ("llama", "mixtral")),
+    _ignores_names("4.51", lambda model: model.name == "gpt2"),
+    _ignores_names("4.56", lambda model: model.name == "vit"),
+    _ignores_names("5", _every),
 )

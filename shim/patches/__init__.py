@@ -14,6 +14,7 @@ def catalogue() -> Tuple[Patch, ...]:
         compiled_generate,
         forward_hooks_with_kwargs,
         models_own_adapters,
+        models_own_switching,
         saved_modules_delete,
         saved_modules_switch,
         saved_modules_unload,
@@ -26,5 +27,6 @@ def catalogue() -> Tuple[Patch, ...]:
         saved_modules_unload.PATCH,
         adapter_names_per_call.PATCH,
         models_own_adapters.PATCH,
+        models_own_switching.PATCH,
         compiled_generate.PATCH,
     )

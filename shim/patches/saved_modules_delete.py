@@ -48,7 +48,7 @@ def _deleting_everything(original: Callable[..., None]) -> Callable[..., None]:
         active = self.active_adapter
         was_active = adapter_name in ([active] if isinstance(active, str) else active)
         original(self, adapter_name)
-        _delete_saved_modules(self, adapter_name)
+        delete_saved_modules(self, adapter_name)
         if was_active and self.peft_config and not any(c.is_prompt_learning for c in self.peft_config.values()):
             chosen = [name for name in self.base_model.active_adapters if name in self.peft_config]
             self.set_adapter(chosen[0] if chosen else next(iter(self.peft_config)))
@@ -56,7 +56,8 @@ def _deleting_everything(original: Callable[..., None]) -> Callable[..., None]:
     return delete_adapter
 
 
-def _delete_saved_modules(model: Any, adapter_name: str) -> None:
+def delete_saved_modules(model: Any, adapter_name: str) -> None:
+    """Delete what `adapter_name` saves in any layer of `model`, where upstream left it."""
     from shim.batch import holds
     from shim.modules import adapter_layers, layer_kinds
 

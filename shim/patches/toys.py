@@ -50,6 +50,25 @@ def with_own_adapters() -> Any:
     return model.eval(), torch.ones(2, 2)
 
 
+def own_saved_modules() -> Any:
+    """Return a model of transformers with an adapter `one` in it that saves `first`, its weights numbered as below."""
+    import torch
+    from transformers import PretrainedConfig, PreTrainedModel
+
+    class Own(PreTrainedModel):
+        config_class = PretrainedConfig
+
+        def __init__(self, config: Any) -> None:
+            super().__init__(config)
+            self.linear, self.first, self.second = (torch.nn.Linear(2, 2) for _ in range(3))
+
+    with torch.random.fork_rng(devices=[]):
+        model = Own(PretrainedConfig())
+        model.add_adapter(saving("first"), adapter_name="one")
+    number_weights(model)
+    return model.eval()
+
+
 def two_saved_modules() -> Any:
     """Return a model whose adapter `one` saves `first` and whose adapter `two` saves `second`; `one` is active.
 
@@ -70,23 +89,33 @@ def two_saved_modules() -> Any:
             return rows
 
     with torch.random.fork_rng(devices=[]):
-        model = get_peft_model(TwoHeads(), _saving("first"), adapter_name="one")
-        model.add_adapter("two", _saving("second"))
+        model = get_peft_model(TwoHeads(), saving("first"), adapter_name="one")
+        model.add_adapter("two", saving("second"))
+    number_weights(model)
+    return model.eval()
+
+
+def number_weights(model: Any) -> None:
+    """Let every weight be the number of its adapter: 1 for `one`, 2 for `two`, 0 for the base model's."""
     for name, parameter in model.named_parameters():
         parameter.data.fill_(1.0 if ".one." in name else 2.0 if ".two." in name else 0.0)
-    return model.eval()
 
 
 def saved_weight_in_use(model: Any, module: str) -> float:
     """Return which adapter's weights `module` of `two_saved_modules` uses: 1, 2, or 0 for the base's."""
+    return weight_in_use(model.base_model.model.get_submodule(module))
+
+
+def weight_in_use(wrapper: Any) -> float:
+    """Return the number of the weights that a layer of two features uses."""
     import torch
 
-    wrapper = model.base_model.model.get_submodule(module)
     with torch.no_grad():
         return float(wrapper(torch.zeros(1, 2))[0, 0].item())
 
 
-def _saving(module: str) -> Any:
+def saving(module: str) -> Any:
+    """Return the configuration of an adapter on `linear` that saves `module`."""
     from peft import LoraConfig
 
     return LoraConfig(target_modules=["linear"], modules_to_save=[module], r=1, init_lora_weights=False)

@@ -182,3 +182,46 @@ def generate_uses_the_active_adapter(patch):
         return original(method, run, model, args, kwargs, names)
 
     patch.setattr(shim.call, "_call", call)
+
+
+@fault("llama", "a_models_own_adapters_give_each_row_its_own_run")
+def names_are_ignored_by_a_models_own_adapters(patch):
+    def own(original, run, model, args, kwargs, names):
+        return original(model, *args, **kwargs)
+
+    patch.setattr(shim.call, "_own", own)
+
+
+@fault("gpt2", "a_models_own_adapters_generate_each_rows_own_tokens")
+def a_models_own_generate_uses_the_active_adapter(patch):
+    original = shim.call._own
+
+    def own(method, run, model, args, kwargs, names):
+        if run is shim.call.run_generate:
+            return method(model, *args, **kwargs)
+        return original(method, run, model, args, kwargs, names)
+
+    patch.setattr(shim.call, "_own", own)
+
+
+@fault("bert", "a_model_without_adapters_refuses_names")
+def names_are_ignored_where_there_are_no_adapters(patch):
+    original = shim.call._own
+
+    def own(method, run, model, args, kwargs, names):
+        if not shim.call.has_adapters(model):
+            return method(model, *args, **kwargs)
+        return original(method, run, model, args, kwargs, names)
+
+    patch.setattr(shim.call, "_own", own)
+
+
+@fault("bert", "a_models_own_adapters_stay_right_after_switching_and_deleting")
+def saved_modules_stay_with_the_adapter_before(patch):
+    import shim.patches.models_own_switching as switching
+
+    def activate(model, names):
+        for layer in switching._layers(model)[0]:
+            layer.set_adapter(names)
+
+    patch.setattr(switching, "_activate", activate)

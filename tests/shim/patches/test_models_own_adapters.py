@@ -149,7 +149,7 @@ def test_what_cannot_be_exact_is_refused_as_under_peft(change, names, error, say
 @pytest.mark.parametrize("call", ["__call__", "generate"])
 def test_a_model_without_adapters_says_so(call):
     plain = LlamaForCausalLM(LlamaConfig(**SMALL)).eval()
-    with pytest.raises(shim.AdapterNamesError, match="LlamaForCausalLM should have adapters.*add_adapter"):
+    with pytest.raises(shim.AdapterNamesError, match=r"LlamaForCausalLM should have adapters.*add_adapter"):
         getattr(plain, call)(tokens(), adapter_names=NAMES)
 
 
