@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Dict, Mapping, Optional, Sequence
 
+from shim.collator import DataCollatorWithAdapterNames
 from shim.errors import (
     AdapterNamesError,
     MixedBatchError,
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AdapterNamesError",
+    "DataCollatorWithAdapterNames",
     "MixedBatchError",
     "PatchError",
     "PatchStatus",

@@ -1,6 +1,18 @@
 """The contract as checks, one file per chapter; importing them imports no torch."""
 
-from conformance.checks import engines, generation, heads, own_adapters, refusals, rows, state
+from conformance.checks import engines, generation, heads, own_adapters, pipelines, refusals, rows, state
 from conformance.checks.check import CHECKS, Check, check
 
-__all__ = ["CHECKS", "Check", "check", "engines", "generation", "heads", "own_adapters", "refusals", "rows", "state"]
+__all__ = [
+    "CHECKS",
+    "Check",
+    "check",
+    "engines",
+    "generation",
+    "heads",
+    "own_adapters",
+    "pipelines",
+    "refusals",
+    "rows",
+    "state",
+]

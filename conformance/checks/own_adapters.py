@@ -31,7 +31,7 @@ def _saves(model: Model) -> bool:
 @check("L5", draws=Draws(adapters=(2, 3), rows=(2, 4), saved="none"), applies=_is_of_transformers)
 def a_models_own_adapters_give_each_row_its_own_run(case: Case) -> Evidence:
     """Is every row right where transformers added the adapters, also while they are disabled?"""
-    case.peft_model = own = _own(case)
+    case.peft_model = own = own_model(case)
     evidence = case.expect_rows(case.mixed(), case.rows)
     own.disable_adapters()
     return evidence + case.expect_rows(case.mixed(), case.rows)
@@ -40,7 +40,7 @@ def a_models_own_adapters_give_each_row_its_own_run(case: Case) -> Evidence:
 @check("L5", draws=Draws(adapters=(2, 3), rows=(2, 4), saved="none"), applies=_generates)
 def a_models_own_adapters_generate_each_rows_own_tokens(case: Case) -> Evidence:
     """Are the tokens of each row its own where transformers added the adapters, also by beams?"""
-    case.peft_model = _own(case)
+    case.peft_model = own_model(case)
     return expect_own_tokens(case, {}) + expect_own_tokens(case, {"num_beams": 3})
 
 
@@ -57,7 +57,7 @@ def a_model_without_adapters_refuses_names(case: Case) -> Evidence:
 @check("L5", "H1", "H3", draws=Draws(adapters=(2, 3), rows=(2, 3), saved="differ"), applies=_saves)
 def a_models_own_adapters_stay_right_after_switching_and_deleting(case: Case) -> Evidence:
     """Is each of a model's own adapters right with its saved modules: switched to, disabled, mixed, deleted?"""
-    case.peft_model = own = _own(case)
+    case.peft_model = own = own_model(case)
     evidence = Evidence()
     for name in [*case.scenario.names, *reversed(case.scenario.names)]:
         own.set_adapter(name)
@@ -76,6 +76,7 @@ def a_models_own_adapters_stay_right_after_switching_and_deleting(case: Case) ->
     return evidence
 
 
-def _own(case: Case) -> Any:
+def own_model(case: Case) -> Any:
+    """Return the model of the scenario with every adapter in the model itself."""
     scenario = case.scenario
     return with_own_adapters(case.model, scenario.adapters, scenario.seed, case.device, scenario.active)

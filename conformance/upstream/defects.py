@@ -113,9 +113,9 @@ def _saves_others(model: Model) -> bool:
 
 def _ignores_names(since: str, models: Where) -> Defect:
     return Defect(
-        f"names_ignored_without_adapters_{since}",
+        f"names_ignored_without_adapters_since_{since.replace('.', '_')}",
         "the forwards of these models take any keyword, so that names are ignored where there are no adapters",
-        "none yet; transformers gives its models **kwargs one by one, and all of them in 5",
+        "none yet; huggingface/transformers#25077 (4.33) brought the integration, models took **kwargs one by one",
         {"transformers": f">={since}"},
         (Sighting((_NO_ADAPTERS,), models, r"raised None, but should"),),
     )
@@ -355,6 +355,19 @@ DEFECTS: Tuple[Defect, ...] = (
         "none yet; huggingface/transformers#25077 (4.33) brought the integration",
         {"transformers": ">=4.33"},
         (Sighting((_OWN_SWITCHING,), _every, r"Adapter \w+ not found in"),),
+    ),
+    Defect(
+        "names_for_a_pipelines_texts",
+        "a pipeline gives adapter_names to its tokenizer, which ignores or refuses them, or all of them to every batch",
+        "none yet; huggingface/transformers#25077 (4.33) brought adapters to pipelines",
+        {"transformers": ">=4.33"},
+        (
+            Sighting(
+                ("a_pipeline_gives_each_text_its_own_adapter",),
+                _every,
+                rf"but should \[|unexpected keyword argument|{_LENGTH}|`model_kwargs` are not used",
+            ),
+        ),
     ),
     _ignores_names("4.33", _takes_anything),
     _ignores_names("4.46", lambda model: model.name in ("llama", "mixtral")),

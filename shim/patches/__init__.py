@@ -15,6 +15,7 @@ def catalogue() -> Tuple[Patch, ...]:
         forward_hooks_with_kwargs,
         models_own_adapters,
         models_own_switching,
+        pipeline_adapter_names,
         saved_modules_delete,
         saved_modules_switch,
         saved_modules_unload,
@@ -28,5 +29,6 @@ def catalogue() -> Tuple[Patch, ...]:
         adapter_names_per_call.PATCH,
         models_own_adapters.PATCH,
         models_own_switching.PATCH,
+        pipeline_adapter_names.PATCH,
         compiled_generate.PATCH,
     )

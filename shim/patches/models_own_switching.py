@@ -19,17 +19,15 @@ Method = Callable[..., Any]
 
 def is_broken() -> bool:
     """Add two adapters that save different modules and switch: is each module in use exactly where it should be?"""
-    model = toys.own_saved_modules()
     try:
-        model.add_adapter(toys.saving("second"), adapter_name="two")
-        toys.number_weights(model)
+        model = toys.own_saved_modules()
         states = [_in_use(model)]
         model.set_adapter("one")
         model.disable_adapters()
         states.append(_in_use(model))
         model.enable_adapters()
         states.append(_in_use(model))
-    except (ValueError, KeyError, AttributeError):
+    except Exception:  # of several classes, as versions go
         return True
     return states != [(0, 2), (0, 0), (1, 0)]
 
@@ -42,7 +40,7 @@ def replacements() -> Sequence[Replacement]:
         "set_adapter": _set_adapter,
         "enable_adapters": _enable_adapters,
         "load_adapter": _load_adapter,
-        # Breakpoint: huggingface/transformers#36678, transformers 4.50: there is one.
+        # Breakpoint: huggingface/transformers#34650, there in 4.51, absent in 4.47.
         "delete_adapter": _delete_adapter,
         "active_adapters": _active_adapters,
     }
@@ -159,7 +157,7 @@ def _in_use(model: Any) -> Tuple[float, float]:
 PATCH = Patch(
     name="models_own_switching",
     defect="adapters in a transformers model raise, or are a mixture, where they save modules or target other layers",
-    breakpoint="none yet; huggingface/transformers#25077 (4.33) brought the integration",
+    breakpoint="none yet; huggingface/transformers#41252 (4.57, with peft 0.18) for the modules of a deleted one",
     distribution="transformers",
     affected=">=4.33",
     clauses=("L5", "H3"),

@@ -51,7 +51,7 @@ def with_own_adapters() -> Any:
 
 
 def own_saved_modules() -> Any:
-    """Return a model of transformers with an adapter `one` in it that saves `first`, its weights numbered as below."""
+    """Return a model of transformers with adapters `one` and `two` in it; see `two_saved_modules`. `two` is active."""
     import torch
     from transformers import PretrainedConfig, PreTrainedModel
 
@@ -64,8 +64,9 @@ def own_saved_modules() -> Any:
 
     with torch.random.fork_rng(devices=[]):
         model = Own(PretrainedConfig())
-        model.add_adapter(saving("first"), adapter_name="one")
-    number_weights(model)
+        model.add_adapter(_saving("first"), adapter_name="one")
+        model.add_adapter(_saving("second"), adapter_name="two")
+    _number_weights(model)
     return model.eval()
 
 
@@ -89,13 +90,13 @@ def two_saved_modules() -> Any:
             return rows
 
     with torch.random.fork_rng(devices=[]):
-        model = get_peft_model(TwoHeads(), saving("first"), adapter_name="one")
-        model.add_adapter("two", saving("second"))
-    number_weights(model)
+        model = get_peft_model(TwoHeads(), _saving("first"), adapter_name="one")
+        model.add_adapter("two", _saving("second"))
+    _number_weights(model)
     return model.eval()
 
 
-def number_weights(model: Any) -> None:
+def _number_weights(model: Any) -> None:
     """Let every weight be the number of its adapter: 1 for `one`, 2 for `two`, 0 for the base model's."""
     for name, parameter in model.named_parameters():
         parameter.data.fill_(1.0 if ".one." in name else 2.0 if ".two." in name else 0.0)
@@ -114,8 +115,7 @@ def weight_in_use(wrapper: Any) -> float:
         return float(wrapper(torch.zeros(1, 2))[0, 0].item())
 
 
-def saving(module: str) -> Any:
-    """Return the configuration of an adapter on `linear` that saves `module`."""
+def _saving(module: str) -> Any:
     from peft import LoraConfig
 
     return LoraConfig(target_modules=["linear"], modules_to_save=[module], r=1, init_lora_weights=False)

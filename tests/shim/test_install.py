@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import shim
-from shim.patch import _ABSENT, Patch, Replacement
+from shim.patch import _ABSENT, Patch, Replacement, with_subclasses
 from shim.patches import catalogue
 
 # `shim.install` is the function; the module of that name is found by its path.
@@ -41,6 +41,16 @@ PLACES = {
         ("peft.tuners.tuners_utils", "BaseTunerLayer", "active_adapters"),
         ("peft.utils.other", "ModulesToSaveWrapper", "disable_adapters"),
     ],
+    "models_own_adapters": [
+        ("transformers", "PreTrainedModel", "__call__"),
+        ("transformers", "GenerationMixin", "generate"),
+        ("transformers", "PreTrainedModel", "__init_subclass__"),
+    ],
+    "models_own_switching": [
+        ("transformers.integrations", "PeftAdapterMixin", "set_adapter"),
+        ("transformers.integrations", "PeftAdapterMixin", "load_adapter"),
+    ],
+    "pipeline_adapter_names": [("transformers", "Pipeline", "__call__")],
     "compiled_generate": [("transformers", "PreTrainedModel", "get_compiled_call")],
 }
 
@@ -72,13 +82,18 @@ def displaced():
 
 
 def owners():
-    """Every module and class of peft, and what a torch patch may touch."""
+    """Every module and class of peft, and what patches of torch and transformers may touch."""
     import torch.distributed.nn.api.remote_module
     import torch.fx._symbolic_trace
     import torch.jit._recursive
     import torch.utils.hooks
+    import transformers
 
-    found = [torch.nn.Module, torch.utils.hooks.RemovableHandle]
+    generating = with_subclasses(transformers.GenerationMixin, transformers.PreTrainedModel)
+    generating = [cls for cls in generating if "generate" in vars(cls)]
+    found = [transformers.Pipeline, transformers.integrations.PeftAdapterMixin, *generating]
+    found += [transformers.PreTrainedModel] if transformers.PreTrainedModel not in found else []
+    found += [torch.nn.Module, torch.utils.hooks.RemovableHandle]
     found += [torch.fx._symbolic_trace, torch.jit._recursive, torch.distributed.nn.api.remote_module]
     for name, module in sorted(sys.modules.items()):
         if name.split(".")[0] == "peft" and module is not None:
