@@ -6,7 +6,7 @@ the model without a PEFT model around it. Models that take any keyword then run 
 
 from __future__ import annotations
 
-from typing import Any, Sequence
+from typing import Any, Sequence, Type
 
 from shim.patch import Patch, Replacement, with_subclasses
 from shim.patches import toys
@@ -56,7 +56,7 @@ def _telling_of_subclasses(owner: Any) -> Any:
 
     original = vars(owner).get("__init_subclass__")
 
-    def __init_subclass__(cls: Any, **kwargs: Any) -> None:
+    def __init_subclass__(cls: Type[Any], **kwargs: Any) -> None:
         if original is None:
             super(owner, cls).__init_subclass__(**kwargs)
         else:

@@ -14,7 +14,7 @@ def is_broken() -> bool:
         from transformers.pipelines.base import Pipeline
     except Exception:  # what pipelines import, such as torchvision, may be unfit here: nobody can use them then
         return False
-    return "adapter_names" not in inspect.signature(Pipeline.__call__).parameters
+    return "adapter_names" not in inspect.signature(Pipeline.__call__, follow_wrapped=False).parameters
 
 
 def replacements() -> Sequence[Replacement]:

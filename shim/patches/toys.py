@@ -32,7 +32,7 @@ def with_own_adapters() -> Any:
     from peft import LoraConfig, inject_adapter_in_model
     from transformers import PretrainedConfig, PreTrainedModel
 
-    class Own(PreTrainedModel):
+    class Own(PreTrainedModel):  # type: ignore[misc]
         config_class = PretrainedConfig
 
         def __init__(self, config: Any) -> None:
@@ -55,7 +55,7 @@ def own_saved_modules() -> Any:
     import torch
     from transformers import PretrainedConfig, PreTrainedModel
 
-    class Own(PreTrainedModel):
+    class Own(PreTrainedModel):  # type: ignore[misc]
         config_class = PretrainedConfig
 
         def __init__(self, config: Any) -> None:
