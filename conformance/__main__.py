@@ -2,7 +2,7 @@
 
 `run` drives pytest over `test_contract.py`, so it does what `pytest --pyargs conformance` does, away from
 the user's pytest configuration. Exit codes: 0 where something was shown and nothing fails, 1 where something
-fails or nothing was shown, 2 for wrong usage.
+fails, 2 for wrong usage or a model that cannot be loaded, 3 where nothing was shown, 4 for a run that was cut short.
 """
 
 from __future__ import annotations
@@ -19,27 +19,28 @@ from types import ModuleType
 from typing import Iterator, List, Optional, Sequence
 
 from conformance.bench import command
+from conformance.expected import ExpectedFileError, read_expected, to_records
 from conformance.report import markdown, methods, models, picture, table
 from conformance.report.environment import goes_on_from
 from conformance.report.jsonl import Report, ReportError, merge, read, write
 from conformance.report.progress import progress
+from conformance.report.result import Result, result
 from conformance.report.summary import facts
 from conformance.selection import (
     ALL,
     OWN,
     TINY,
+    Choice,
     UnknownChoiceError,
     chosen_checks,
     chosen_entries,
     chosen_models,
-    chosen_pairs,
     clause_order,
-    remaining_entries,
-    remaining_pairs,
 )
 from conformance.settings import Settings
+from conformance.verdict import Verdict
 
-FINE, FAILED, USAGE = 0, 1, 2
+FINE, FAILED, USAGE, CUT_SHORT = 0, 1, 2, Result.CUT_SHORT.code
 
 # pytest's own exit codes, which cannot be asked of it before it is known to be installed.
 _RAN = (0, 1, 2)  # fine, some failed, interrupted
@@ -60,7 +61,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     options = _parser().parse_args(argv)
     try:
         code: int = options.command(options)
-    except (_UsageError, UnknownChoiceError, ReportError, OSError) as error:
+    except (_UsageError, UnknownChoiceError, ExpectedFileError, ReportError, OSError) as error:
         print(f"conformance: {error}", file=sys.stderr)
         return USAGE
     return code
@@ -68,26 +69,31 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
 
 def run(options: argparse.Namespace) -> int:
     """Run the checks, show the table, and write the report and JUnit where asked."""
+    choice = _choice(options)
     if options.on_record and not options.without_shim:
         raise _UsageError("--on-record holds upstream against its known defects, so it needs --without-shim")
-    if not chosen_pairs(options.models, options.checks) and not chosen_entries(options.models):
+    if options.on_record and options.expect:
+        raise _UsageError("--on-record is the record of expected failures itself: leave out --expect")
+    if not choice.pairs() and not choice.entries():
         raise _UsageError("none of these checks applies to any of these models")
     for package in ("pytest", "xdist") if options.workers else ("pytest",):
         if importlib.util.find_spec(package) is None:
             name = {"xdist": "pytest-xdist"}.get(package, package)
             raise _UsageError(f"{name} is not installed; pip install 'mixed-adapter-batches[conformance]'")
+    if options.expect:
+        read_expected(Path(options.expect), options.models)  # what is wrong with it is said before anything runs
     with tempfile.TemporaryDirectory() as folder:
         path = Path(options.report or Path(folder, "report.jsonl"))
         done = _done_before(options, path, Path(folder, "done.jsonl"))
         arguments = _pytest_arguments(options, path, done)
         status = _run_pytest(arguments, options.workers) if arguments else 0
         if status not in _RAN:
-            return USAGE if status == _PYTEST_USAGE else FAILED
+            return USAGE if status == _PYTEST_USAGE else CUT_SHORT
         found = read(path)
     if options.on_record:
         return _hold_against_record(found)
     _print_table(found)
-    return FINE if status == 0 and found.passed else FAILED
+    return result(found).code or (FINE if status == 0 else FAILED)
 
 
 def _hold_against_record(found: Report) -> int:
@@ -98,7 +104,9 @@ def _hold_against_record(found: Report) -> int:
     held = expectation(found)
     print(facts(found))
     _print(expected.render(held))
-    return FINE if held.met and found.complete else FAILED
+    if not held.met:
+        return FAILED
+    return FINE if found.complete else CUT_SHORT
 
 
 def check(options: argparse.Namespace) -> int:
@@ -216,6 +224,7 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("-n", dest="workers", metavar="N", help="processes, by pytest-xdist; auto: one a core")
     parser.add_argument("--report", metavar="PATH", help="write the verdicts there, as JSON lines")
+    parser.add_argument("--expect", metavar="PATH", help="a TOML file of expected failures, with reasons; strict")
     parser.add_argument("--resume", action="store_true", help="take over what the report in --report holds already")
     parser.add_argument("--junit", metavar="PATH", help="write JUnit XML there")
     parser.add_argument("--shrink", action="store_true", help="make failing scenarios small (slow)")
@@ -230,7 +239,7 @@ def _positive(text: str) -> int:
 
 def _pytest_arguments(options: argparse.Namespace, report_path: Path, done: Optional[Path]) -> List[str]:
     """Return pytest's arguments for this run, which no configuration of the user's is to change; none for no work."""
-    files = _files_with_work(options, read(done) if done else None)
+    files = _files_with_work(_choice(options), read(done).verdicts if done else ())
     if not files:
         return []
     arguments = [
@@ -252,6 +261,8 @@ def _pytest_arguments(options: argparse.Namespace, report_path: Path, done: Opti
     ]
     if done:
         arguments.append(f"--conformance-done={done}")
+    if options.expect:
+        arguments.append(f"--conformance-expect={options.expect}")
     if options.shrink:
         arguments.append("--conformance-shrink")
     if options.junit:
@@ -261,13 +272,16 @@ def _pytest_arguments(options: argparse.Namespace, report_path: Path, done: Opti
     return arguments
 
 
-def _files_with_work(options: argparse.Namespace, done: Optional[Report]) -> List[str]:
+def _choice(options: argparse.Namespace) -> Choice:
+    return Choice(options.models, options.checks)
+
+
+def _files_with_work(choice: Choice, done: Sequence[Verdict]) -> List[str]:
     """Return the test files with anything left to do: pytest takes an empty one for a skipped test."""
-    verdicts = done.verdicts if done else ()
     files = []
-    if remaining_pairs(chosen_pairs(options.models, options.checks), verdicts):
+    if choice.pairs(done):
         files.append("test_contract.py")
-    if remaining_entries(chosen_entries(options.models), verdicts):
+    if choice.entries(done):
         files.append("test_every.py")
     return files
 
@@ -281,7 +295,9 @@ def _done_before(options: argparse.Namespace, report_path: Path, copy: Path) -> 
     if not report_path.exists():
         return None
     before = read(report_path)
-    if not goes_on_from(before.header, Settings(options.device, not options.without_shim, options.examples)):
+    expected = to_records(read_expected(Path(options.expect), options.models)) if options.expect else ()
+    settings = Settings(options.device, not options.without_shim, options.examples)
+    if not goes_on_from(before.header, settings, expected):
         print(f"{report_path} was made by other code, versions or settings: starting anew")
         return None
     write(copy, before)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Iterator
 
 import pytest
 
-from conformance import plugin
+from conformance import options
 from conformance.shim_switch import shim_installed
 
 if TYPE_CHECKING:
@@ -16,6 +16,6 @@ if TYPE_CHECKING:
 @pytest.fixture(scope="module")  # and not "session": a user's own tests come after it without the shim
 def settings(request: pytest.FixtureRequest) -> Iterator[Settings]:
     """Yield the run's settings, with the shim installed where they want it."""
-    chosen = plugin.settings(request.config)
+    chosen = options.settings(request.config)
     with shim_installed(chosen.with_shim):
         yield chosen

@@ -9,7 +9,8 @@ user's own model.
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Collection, Iterable, List, Sequence, Tuple
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Collection, Dict, Iterable, List, Sequence, Tuple
 
 if TYPE_CHECKING:
     from conformance.checks import Check
@@ -20,6 +21,27 @@ if TYPE_CHECKING:
 ALL, TINY, EVERY = "all", "tiny", "every:"
 METHODS, METHOD = "methods", "method:"
 OWN = "own:"
+QUICK = "quick"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What was asked for, in the words of the options; `pairs` and `entries` are what is left to run of it."""
+
+    models: str = TINY
+    checks: str = ALL
+
+    def pairs(self, done: Sequence[Verdict] = ()) -> List[Tuple[Model, Check]]:
+        """Return the (model, check) without a verdict in `done`."""
+        return remaining_pairs(chosen_pairs(self.models, self.checks), done)
+
+    def entries(self, done: Sequence[Verdict] = ()) -> List[Swept]:
+        """Return the model types and methods without a verdict in `done`."""
+        return remaining_entries(chosen_entries(self.models), done)
+
+    def to_record(self) -> Dict[str, str]:
+        """Return the choice as JSON-ready data, for a report's header."""
+        return {"models": self.models, "checks": self.checks}
 
 
 class UnknownChoiceError(ValueError):

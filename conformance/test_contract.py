@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Callable
 
 import pytest
 
-from conformance import plugin
+from conformance import options, plugin, recorder
+from conformance.expected import as_expected
 from conformance.report.environment import device_name
 from conformance.verdict import Outcome, Verdict
 
@@ -25,27 +26,33 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if not manager.is_registered(plugin):
         # A checkout that is not installed has no entry point: no options, but the table all the same.
         manager.register(plugin, "conformance.plugin")
-    pairs = plugin.pairs(metafunc.config)
+    pairs = options.pairs(metafunc.config)
     ids = [f"{model.name}-{check.name}" for model, check in pairs]
     metafunc.parametrize(("model", "check"), pairs, ids=ids)
 
 
 def test_model_keeps_contract(
-    model: Model, check: Check, settings: Settings, record_property: Callable[[str, object], None]
+    model: Model,
+    check: Check,
+    settings: Settings,
+    record_property: Callable[[str, object], None],
+    pytestconfig: pytest.Config,
 ) -> None:
     """Hand the verdict to the report, and put its outcome in pytest's words."""
     from conformance.examination import examine
 
-    verdict = examine(model, check, settings)
+    verdict = as_expected(examine(model, check, settings), options.expected(pytestconfig))
     # As properties of the test they survive the way from a pytest-xdist worker to the controller.
-    record_property(plugin.VERDICT, plugin.packed(verdict))
-    record_property(plugin.DEVICE, device_name(settings.device) or settings.device)
+    record_property(recorder.VERDICT, recorder.packed(verdict))
+    record_property(recorder.DEVICE, device_name(settings.device) or settings.device)
     conclude(verdict)
 
 
 def conclude(verdict: Verdict) -> None:
-    """Return for a pass, skip for a refusal, and fail for anything that fails the run."""
+    """Return for a pass, skip for a refusal, xfail for an expected failure, fail for what fails the run."""
     if verdict.outcome.fails_the_run:
-        pytest.fail(plugin.explained(verdict), pytrace=False)
+        pytest.fail(recorder.explained(verdict), pytrace=False)
+    if verdict.outcome is Outcome.EXPECTED:
+        pytest.xfail(f"{verdict.expected}: {verdict.detail}")
     if verdict.outcome is not Outcome.PASS:
         pytest.skip(f"{verdict.outcome.value}: {verdict.detail}")

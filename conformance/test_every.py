@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Callable
 
 import pytest
 
-from conformance import plugin
+from conformance import options, recorder
+from conformance.expected import as_expected
 from conformance.report.environment import device_name
 from conformance.verdict import Outcome
 
@@ -23,7 +24,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Give the test its model types, in one order on every worker."""
-    entries = plugin.entries(metafunc.config)
+    entries = options.entries(metafunc.config)
     metafunc.parametrize("entry", entries, ids=[entry.name for entry in entries])
 
 
@@ -36,17 +37,25 @@ def ready() -> None:
 
 
 def test_model_type_is_exact_or_refused(
-    entry: Swept, settings: Settings, ready: None, record_property: Callable[[str, object], None]
+    entry: Swept,
+    settings: Settings,
+    ready: None,
+    record_property: Callable[[str, object], None],
+    pytestconfig: pytest.Config,
 ) -> None:
     """Hand the verdicts of all stages to the report; fail where one of them fails the run."""
     from conformance.sweep.workshop import judged
 
-    verdicts = judged(entry, settings)
+    known = options.expected(pytestconfig)
+    verdicts = [as_expected(verdict, known) for verdict in judged(entry, settings)]
     for verdict in verdicts:
-        record_property(plugin.VERDICT, plugin.packed(verdict))
-    record_property(plugin.DEVICE, device_name("cpu") or "cpu")
+        record_property(recorder.VERDICT, recorder.packed(verdict))
+    record_property(recorder.DEVICE, device_name("cpu") or "cpu")
     failed = [verdict for verdict in verdicts if verdict.outcome.fails_the_run]
     if failed:
-        pytest.fail("\n\n".join(map(plugin.explained, failed)), pytrace=False)
+        pytest.fail("\n\n".join(map(recorder.explained, failed)), pytrace=False)
+    expected = [verdict for verdict in verdicts if verdict.outcome is Outcome.EXPECTED]
+    if expected:
+        pytest.xfail("; ".join(f"{verdict.expected}: {verdict.detail}" for verdict in expected))
     if not any(verdict.outcome is Outcome.PASS for verdict in verdicts):
         pytest.skip(f"{verdicts[0].finding}: {verdicts[0].detail}")

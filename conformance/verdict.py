@@ -14,6 +14,7 @@ class Outcome(str, enum.Enum):
     REFUSED: the batch was declined by name, which the contract allows (R8, F3) but does not count as shown.
     VACUOUS: the adapters were too alike to tell right from wrong. SKIPPED: the check does not apply to the
     model. ERROR: the suite itself could not do its work (the model cannot be built, or is not batchable).
+    EXPECTED: one of FAIL, VACUOUS and ERROR, as the user's file of expected failures says it would be.
     """
 
     PASS = "pass"
@@ -22,6 +23,7 @@ class Outcome(str, enum.Enum):
     VACUOUS = "vacuous"
     SKIPPED = "skipped"
     ERROR = "error"
+    EXPECTED = "expected"
 
     @property
     def fails_the_run(self) -> bool:
@@ -35,8 +37,8 @@ class Verdict:
 
     error: the worst relative error seen; separation: the least relative distance between adapters on a row
     (the power of the comparison); both None where nothing was compared. `reproduction` is Python that can be
-    pasted at a prompt. `finding` and `route` are the sweep's: its finer word for the outcome, and the way that the
-    shim took.
+    pasted at a prompt. `expected` is the user's reason for an expected failure. `finding` and `route` are the
+    sweep's: its finer word for the outcome, and the way that the shim took.
     """
 
     model: str
@@ -51,6 +53,7 @@ class Verdict:
     seconds: float = 0.0
     finding: str = ""
     route: str = ""
+    expected: str = ""
 
     def to_record(self) -> Dict[str, Any]:
         """Return the verdict as JSON-ready data."""

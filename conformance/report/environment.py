@@ -12,7 +12,7 @@ from datetime import datetime, timezone
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Dict, Mapping, Optional
+from typing import Any, Dict, Mapping, Optional, Sequence
 
 from conformance.report.jsonl import FORMAT
 from conformance.settings import Settings
@@ -31,8 +31,17 @@ PACKAGES = (
 )
 
 
-def header(settings: Settings, device: Optional[str] = None) -> Dict[str, Any]:
-    """Return a report's first line; `device` as the process that ran the checks named it."""
+def header(
+    settings: Settings,
+    device: Optional[str] = None,
+    choice: Optional[Mapping[str, Any]] = None,
+    expected: Sequence[Mapping[str, Any]] = (),
+) -> Dict[str, Any]:
+    """Return a report's first line.
+
+    device: as the process that ran the checks named it. choice: what was asked for, in words. expected: the failures
+    that the user expects.
+    """
     return {
         "kind": "header",
         "format": FORMAT,
@@ -40,6 +49,8 @@ def header(settings: Settings, device: Optional[str] = None) -> Dict[str, Any]:
         "command": command(),
         "code": code(),
         "settings": asdict(settings),
+        **({"choice": dict(choice)} if choice else {}),
+        **({"expected": list(expected)} if expected else {}),
         "environment": {
             **({"name": os.environ["TOX_ENV_NAME"]} if "TOX_ENV_NAME" in os.environ else {}),
             "python": platform.python_version(),
@@ -50,13 +61,22 @@ def header(settings: Settings, device: Optional[str] = None) -> Dict[str, Any]:
     }
 
 
-def goes_on_from(before: Mapping[str, Any], settings: Settings) -> bool:
-    """Whether a run begun now judges the same as the one of the header `before`: its code, versions and settings."""
+def goes_on_from(before: Mapping[str, Any], settings: Settings, expected: Sequence[Mapping[str, Any]] = ()) -> bool:
+    """Whether a run begun now judges the same as the one of the header `before`.
+
+    That takes the same code, versions and settings, and the same failures expected for the same reasons.
+    """
+    if _reasons(before.get("expected", ())) != _reasons(expected):
+        return False
     now = header(settings)
     same = all(before.get("environment", {}).get(key) == now["environment"][key] for key in ("python", "packages"))
     # Whether failures are made small changes no verdict.
     then = {**before.get("settings", {}), "shrink": settings.shrink}
     return same and before.get("code") == now["code"] and then == now["settings"]
+
+
+def _reasons(expected: Sequence[Mapping[str, Any]]) -> Dict[str, str]:
+    return {entry["name"]: entry["said"] for entry in expected}
 
 
 def code() -> str:

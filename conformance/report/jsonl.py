@@ -7,8 +7,9 @@ import math
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, Iterable, List, Mapping, Sequence, Tuple
+from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
 
+from conformance.expected import unmet
 from conformance.verdict import Outcome, Verdict
 
 FORMAT = 1
@@ -18,6 +19,7 @@ SEVERITY = (
     Outcome.FAIL,
     Outcome.ERROR,
     Outcome.VACUOUS,
+    Outcome.EXPECTED,
     Outcome.REFUSED,
     Outcome.PASS,
     Outcome.SKIPPED,
@@ -45,10 +47,16 @@ class Report:
         return bool(self.footer.get("complete"))
 
     @property
+    def unmet(self) -> Sequence[Mapping[str, Any]]:
+        """The expected failures none of which came, each with its name, reason and line."""
+        return self.footer.get("unmet", ())
+
+    @property
     def passed(self) -> bool:
-        """Whether the run can be called a success: complete, something shown, nothing wrong."""
+        """Whether the run can be called a success: complete, something shown, nothing wrong that was not expected."""
         return (
             self.complete
+            and not self.unmet
             and any(verdict.outcome is Outcome.PASS for verdict in self.verdicts)
             and not any(verdict.outcome.fails_the_run for verdict in self.verdicts)
         )
@@ -92,14 +100,18 @@ def verdict_from_json(line: str) -> Verdict:
     return _verdict(json.loads(line))
 
 
-def footer(verdicts: Sequence[Verdict], *, seconds: float, complete: bool) -> Dict[str, Any]:
+def footer(
+    verdicts: Sequence[Verdict], *, seconds: float, complete: bool, header: Optional[Mapping[str, Any]] = None
+) -> Dict[str, Any]:
     """Return a report's last line; `complete` says that every planned verdict is in it."""
     counts = counted(verdicts)
+    missed = unmet(header or {}, verdicts)
     return {
         "kind": "footer",
         "counts": {outcome.value: counts[outcome] for outcome in Outcome},
         "seconds": round(seconds, 3),
         "complete": complete,
+        **({"unmet": missed} if missed else {}),
     }
 
 
@@ -164,11 +176,8 @@ def _merged(group: Sequence[Report]) -> Report:
     commands = dict.fromkeys(str(report.header.get("command")) for report in group)
     seconds = sum(report.footer.get("seconds", 0.0) for report in group)
     complete = all(report.complete for report in group)
-    return Report(
-        {**group[0].header, "command": "; ".join(commands)},
-        verdicts,
-        footer(verdicts, seconds=seconds, complete=complete),
-    )
+    header = {**group[0].header, "command": "; ".join(commands)}
+    return Report(header, verdicts, footer(verdicts, seconds=seconds, complete=complete, header=header))
 
 
 def _report(path: Path, records: Sequence[Any]) -> Report:

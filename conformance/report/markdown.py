@@ -5,7 +5,17 @@ from __future__ import annotations
 from typing import List, Sequence
 
 from conformance.report.jsonl import Report
-from conformance.report.summary import MARKS, extremes, facts, failures, grid, headline, refusals
+from conformance.report.summary import (
+    MARKS,
+    expected_failures,
+    extremes,
+    facts,
+    failures,
+    grid,
+    headline,
+    refusals,
+    unmet,
+)
 
 
 def render(report: Report) -> str:
@@ -16,7 +26,7 @@ def render(report: Report) -> str:
     for model, outcomes in content.rows:
         lines.append(row([escaped(model), *(MARKS[outcome].symbol for outcome in outcomes)]))
     lines += ["", "  ".join(f"{mark.symbol} {mark.meaning}" for mark in MARKS.values())]
-    lines += _failures(report) + _refusals(report)
+    lines += _failures(report) + expected(report) + _refusals(report)
     measured = extremes(report)
     if measured:
         lines += ["", escaped(measured)]
@@ -35,6 +45,15 @@ def _failures(report: Report) -> List[str]:
         if verdict.reproduction:
             lines += ["", "```python", verdict.reproduction.rstrip("\n"), "```"]
     return lines
+
+
+def expected(report: Report) -> List[str]:
+    """Return the failures that were expected, and below them those that did not come."""
+    found, missed = expected_failures(report), unmet(report)
+    lines = ["", "Expected to fail, as they do:", ""] if found else []
+    lines += [f"- **{escaped(model)}** ({', '.join(clauses)}): {escaped(reason)}" for model, clauses, reason in found]
+    lines += ["", "**Expected to fail, and do not:**", ""] if missed else []
+    return lines + [f"- {escaped(line)}" for line in missed]
 
 
 def _refusals(report: Report) -> List[str]:

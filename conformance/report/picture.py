@@ -14,6 +14,7 @@ _FILL = {
     Outcome.FAIL: "#cf222e",
     Outcome.ERROR: "#82071e",
     Outcome.VACUOUS: "#8250df",
+    Outcome.EXPECTED: "#bf8700",
     Outcome.REFUSED: "#d4a72c",
     Outcome.SKIPPED: "#d0d7de",
 }

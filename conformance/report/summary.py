@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from typing import Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
+from typing import Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 from conformance.report.jsonl import Report, counted, worst
+from conformance.report.result import result
 from conformance.selection import clause_order
 from conformance.verdict import Outcome, Verdict
 
@@ -24,6 +25,7 @@ MARKS: Mapping[Outcome, Mark] = {
     Outcome.FAIL: Mark("✗", "X", "red", "wrong"),
     Outcome.ERROR: Mark("!", "E", "red", "could not be examined"),
     Outcome.VACUOUS: Mark("∅", "V", "red", "vacuous: adapters too alike to tell"),
+    Outcome.EXPECTED: Mark("x", "x", "yellow", "fails, as expected"),
     Outcome.REFUSED: Mark("○", "R", "yellow", "refused by name"),
     Outcome.SKIPPED: Mark("·", ".", "dim", "does not apply"),
 }
@@ -72,15 +74,7 @@ def headline(report: Report) -> str:
     models = len({verdict.model for verdict in report.verdicts})
     seconds = report.footer.get("seconds")
     took = f" in {seconds:.0f} s" if seconds is not None else ""
-    return f"{_result(report)}: {said or 'no verdict'} on {models} model{'s' * (models != 1)}{took}"
-
-
-def _result(report: Report) -> str:
-    if any(verdict.outcome.fails_the_run for verdict in report.verdicts):
-        return "FAILED"
-    if not report.complete:
-        return "CUT SHORT"
-    return "PASSED" if report.passed else "NOTHING SHOWN"
+    return f"{result(report).value}: {said or 'no verdict'} on {models} model{'s' * (models != 1)}{took}"
 
 
 def failures(report: Report) -> List[Verdict]:
@@ -88,14 +82,33 @@ def failures(report: Report) -> List[Verdict]:
     return sorted((verdict for verdict in report.verdicts if verdict.outcome.fails_the_run), key=_by_name)
 
 
+def expected_failures(report: Report) -> List[Tuple[str, Tuple[str, ...], str]]:
+    """Return (model, clauses, reason) of what failed as expected; one entry for all checks of one reason."""
+    return _by_reason(report, Outcome.EXPECTED, lambda verdict: verdict.expected)
+
+
 def refusals(report: Report) -> List[Tuple[str, Tuple[str, ...], str]]:
     """Return (model, clauses, reason) of what was refused; one entry for all checks that met one reason."""
+    return _by_reason(report, Outcome.REFUSED, lambda verdict: verdict.detail)
+
+
+def _by_reason(
+    report: Report, outcome: Outcome, reason_of: Callable[[Verdict], str]
+) -> List[Tuple[str, Tuple[str, ...], str]]:
     found: Dict[Tuple[str, str], List[str]] = {}
     for verdict in sorted(report.verdicts, key=_by_name):
-        if verdict.outcome is Outcome.REFUSED:
-            found.setdefault((verdict.model, verdict.detail), []).extend(verdict.clauses)
+        if verdict.outcome is outcome:
+            found.setdefault((verdict.model, reason_of(verdict)), []).extend(verdict.clauses)
     return [
         (model, tuple(sorted(set(clauses), key=clause_order)), reason) for (model, reason), clauses in found.items()
+    ]
+
+
+def unmet(report: Report) -> List[str]:
+    """Return a line for each expected failure that did not come."""
+    return [
+        f"{entry['name']} ({entry['where']}) should fail, but does not: {entry['said']}. Take it out of the file"
+        for entry in report.unmet
     ]
 
 

@@ -7,7 +7,18 @@ from typing import Any, List, Tuple
 
 from conformance.report.jsonl import Report
 from conformance.report.models import count_lines, swept
-from conformance.report.summary import MARKS, Grid, extremes, facts, failures, grid, headline, refusals
+from conformance.report.summary import (
+    MARKS,
+    Grid,
+    expected_failures,
+    extremes,
+    facts,
+    failures,
+    grid,
+    headline,
+    refusals,
+    unmet,
+)
 from conformance.verdict import Outcome, Verdict
 
 _MOST_REFUSALS = 40
@@ -21,7 +32,7 @@ def render(report: Report, *, color: bool = False, unicode: bool = True, reprodu
     content = grid([verdict for verdict in report.verdicts if not verdict.finding])
     above = [(facts(report), "")]
     below = [(_legend(unicode), "dim")] if content.rows else []
-    below += [*_failures(report, reproductions), *_refusals(report)]
+    below += [*_failures(report, reproductions), *_expected(report), *_refusals(report)]
     counted = count_lines(swept(report))
     below += [("", ""), *((line, "") for line in counted)] if counted else []
     measured = extremes(report)
@@ -102,6 +113,15 @@ def _failures(report: Report, reproductions: bool) -> List[Line]:
         if reproductions and verdict.reproduction:
             # Never indented: it is there to be pasted at a prompt.
             lines += [("", ""), *((line, "") for line in verdict.reproduction.splitlines())]
+    return lines
+
+
+def _expected(report: Report) -> List[Line]:
+    found, missed = expected_failures(report), unmet(report)
+    lines: List[Line] = [("", ""), ("Expected to fail, as they do:", "yellow")] if found else []
+    lines += [(f"  {model} ({', '.join(clauses)}): {reason}", "") for model, clauses, reason in found]
+    if missed:
+        lines += [("", ""), ("Expected to fail, and do not:", "bold red"), *((f"  {line}", "") for line in missed)]
     return lines
 
 

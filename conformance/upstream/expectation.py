@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Dict, List, Mapping, Sequence, Set, Tuple
 
-from conformance.models import MODELS
 from conformance.report.jsonl import Report
-from conformance.upstream.defect import Defect, Sighting
+from conformance.upstream.defect import Defect, explaining
 from conformance.upstream.defects import DEFECTS
 from conformance.verdict import Outcome, Verdict
 
@@ -41,9 +40,8 @@ def expectation(report: Report, defects: Sequence[Defect] = DEFECTS) -> Expectat
     unseen: Dict[Defect, Verdict] = {}
     seen: Set[Defect] = set()
     for verdict in report.verdicts:
-        covering = _covering(present, verdict)
         if verdict.outcome is Outcome.FAIL:
-            by = tuple(dict.fromkeys(defect for defect, sighting in covering if sighting.explains(verdict)))
+            by = explaining(verdict, present)
             seen.update(by)
             if by:
                 known.append((verdict, by))
@@ -51,19 +49,10 @@ def expectation(report: Report, defects: Sequence[Defect] = DEFECTS) -> Expectat
         if verdict.outcome.fails_the_run:
             surprising.append(verdict)
         elif verdict.outcome is not Outcome.SKIPPED:
+            covering = [(defect, one) for defect in present for one in defect.seen if one.sees(verdict)]
             missing += [(verdict, defect) for defect, sighting in covering if sighting.certain][:1]
             for defect, _ in covering:
                 unseen.setdefault(defect, verdict)
     known_missing = {defect for _, defect in missing}
     missing += [(verdict, defect) for defect, verdict in unseen.items() if defect not in seen | known_missing]
     return Expectation(tuple(known), tuple(surprising), tuple(missing))
-
-
-def _covering(present: Sequence[Defect], verdict: Verdict) -> List[Tuple[Defect, Sighting]]:
-    """Return the defects that make this check fail on this model, each with where that was seen."""
-    model = MODELS.get(verdict.model)
-    if model is None:
-        return []
-    return [
-        (defect, sighting) for defect in present for sighting in defect.seen if sighting.covers(model, verdict.check)
-    ]

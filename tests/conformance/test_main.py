@@ -6,7 +6,18 @@ import pytest
 
 from conformance.report.jsonl import read
 
-FINE, FAILED, USAGE = 0, 1, 2
+FINE, FAILED, USAGE, NOTHING_SHOWN, CUT_SHORT = 0, 1, 2, 3, 4
+
+
+INTERRUPTED = """
+def interrupted(model, check, settings, passes=examine):
+    if model.name == "beta":
+        raise KeyboardInterrupt
+    return passes(model, check, settings)
+
+
+sys.modules["conformance.examination"].examine = interrupted
+"""
 
 
 def test_run_that_passes(sandbox):
@@ -28,14 +39,22 @@ def test_run_that_fails_prints_a_reproduction_that_can_be_pasted(sandbox):
 
 
 @pytest.mark.parametrize("clause", ["R5", "S2"])
-def test_vacuous_and_error_fail(sandbox, clause):
-    assert sandbox.conformance("run", "--checks", clause).returncode == FAILED
+def test_vacuous_and_error_fail_beside_what_passes(sandbox, clause):
+    assert sandbox.conformance("run", "--checks", f"R1,{clause}").returncode == FAILED
 
 
-def test_nothing_but_refusals_shows_nothing(sandbox):
-    ran = sandbox.conformance("run", "--checks", "R8")
-    assert ran.returncode == FAILED
-    assert "NOTHING SHOWN: 2 refused" in ran.stdout
+@pytest.mark.parametrize(("clause", "said"), [("R8", "2 refused"), ("R5", "2 vacuous"), ("S2", "2 error")])
+def test_nothing_but_these_shows_nothing(sandbox, clause, said):
+    ran = sandbox.conformance("run", "--checks", clause)
+    assert ran.returncode == NOTHING_SHOWN
+    assert f"NOTHING SHOWN: {said}" in ran.stdout
+
+
+def test_a_run_that_is_interrupted_is_cut_short(sandbox):
+    (sandbox.folder / "sitecustomize.py").write_text((sandbox.folder / "sitecustomize.py").read_text() + INTERRUPTED)
+    ran = sandbox.conformance("run", "--checks", "R1")
+    assert ran.returncode == CUT_SHORT, ran.stdout + ran.stderr
+    assert "CUT SHORT: 1 pass on 1 model" in ran.stdout
 
 
 @pytest.mark.parametrize(
@@ -48,6 +67,8 @@ def test_nothing_but_refusals_shows_nothing(sandbox):
         (["--report", "."], "Is a directory"),
         (["--colour"], "--colour"),
         (["--on-record"], "needs --without-shim"),
+        (["--on-record", "--without-shim", "--expect", "expected.toml"], "leave out --expect"),
+        (["--expect", "missing.toml"], "missing.toml: No such file or directory"),
     ],
 )
 def test_wrong_usage(sandbox, arguments, said):
@@ -129,6 +150,50 @@ def test_several_processes_give_the_same_verdicts(sandbox):
         (model, outcome) for model in ("alpha-base", "beta") for outcome in ("fail", "pass", "refused")
     ]
     assert "6/6" in ran.stdout
+
+
+def test_expected_failures_let_the_run_pass_and_are_said(sandbox):
+    (sandbox.folder / "expected.toml").write_text(
+        '"beta/R2" = "rows are off by one, https://bugs/1"\n"alpha-base/answers_are_wrong" = "likewise, https://bugs/2"\n'
+    )
+    ran = sandbox.conformance(
+        "run", "--checks=R1,R2", "--expect=expected.toml", "--report=run.jsonl", "--junit=junit.xml"
+    )
+    assert ran.returncode == FINE, ran.stdout + ran.stderr
+    assert "PASSED: 2 pass, 2 expected on 2 models" in ran.stdout
+    assert "  beta (R2): rows are off by one, https://bugs/1\n" in ran.stdout
+    shown = sandbox.conformance("report", "run.jsonl").stdout
+    assert "Expected to fail, as they do:" in shown
+    cases = ElementTree.parse(sandbox.folder / "junit.xml").getroot().findall(".//testcase/skipped")
+    assert {case.get("type") for case in cases} == {"pytest.xfail"}
+    assert any("https://bugs/1" in case.get("message") for case in cases)
+
+
+def test_an_expected_failure_that_does_not_come_fails_the_run(sandbox):
+    (sandbox.folder / "expected.toml").write_text('\n"beta/R1" = "was wrong once, https://bugs/1"\n')
+    ran = sandbox.conformance("run", "--checks", "R1", "--expect", "expected.toml", "--junit", "junit.xml")
+    assert ran.returncode == FAILED
+    assert "beta/R1 (expected.toml, line 2) should fail, but does not: was wrong once, https://bugs/1." in ran.stdout
+    assert "FAILED: 2 pass" in ran.stdout
+    assert "PASSED" not in ran.stdout
+    (case,) = ElementTree.parse(sandbox.folder / "junit.xml").getroot().findall(".//testcase[failure]")
+    assert "beta/R1 should fail, but does not" in case.find("failure").text
+
+
+def test_an_expected_failure_of_what_is_not_run_is_left_open(sandbox):
+    (sandbox.folder / "expected.toml").write_text('"beta/R2" = "rows are off by one, https://bugs/1"\n')
+    assert sandbox.conformance("run", "--checks", "R1", "--expect", "expected.toml").returncode == FINE
+
+
+def test_resuming_with_other_expected_failures_starts_anew(sandbox):
+    run = ("run", "--checks=R1,R2", "--report=run.jsonl", "--resume", "--expect=expected.toml")
+    (sandbox.folder / "expected.toml").write_text("")
+    assert sandbox.conformance(*run).returncode == FAILED
+    assert "checks to run" not in sandbox.conformance(*run).stdout
+    (sandbox.folder / "expected.toml").write_text('"beta/R2" = "known"\n"alpha-base/R2" = "known"\n')
+    ran = sandbox.conformance(*run)
+    assert ran.returncode == FINE, ran.stdout + ran.stderr
+    assert "starting anew" in ran.stdout
 
 
 def test_list(sandbox):

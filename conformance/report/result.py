@@ -1,0 +1,40 @@
+"""What a run comes to: the word that every view begins with, and the exit code."""
+
+from __future__ import annotations
+
+import enum
+
+from conformance.report.jsonl import Report
+from conformance.verdict import Outcome
+
+
+class Result(enum.Enum):
+    """A word and its exit code; 2 is wrong usage, which has no report.
+
+    FAILED: an answer was wrong, an expected failure did not come, or something could not be judged beside what was
+    shown. NOTHING_SHOWN: no check passed and none was wrong: all were refused, vacuous, expected to fail or impossible.
+    CUT_SHORT: the run was interrupted or died, and nothing was wrong until then.
+    """
+
+    PASSED = "PASSED"
+    FAILED = "FAILED"
+    NOTHING_SHOWN = "NOTHING SHOWN"
+    CUT_SHORT = "CUT SHORT"
+
+    @property
+    def code(self) -> int:
+        """The exit code."""
+        return {Result.PASSED: 0, Result.FAILED: 1, Result.NOTHING_SHOWN: 3, Result.CUT_SHORT: 4}[self]
+
+
+def result(report: Report) -> Result:
+    """Return what `report` comes to; PASSED only where `report.passed`."""
+    outcomes = {verdict.outcome for verdict in report.verdicts}
+    if Outcome.FAIL in outcomes or report.unmet:
+        return Result.FAILED
+    shown = Outcome.PASS in outcomes
+    if shown and any(outcome.fails_the_run for outcome in outcomes):
+        return Result.FAILED
+    if not report.complete:
+        return Result.CUT_SHORT
+    return Result.PASSED if shown else Result.NOTHING_SHOWN
