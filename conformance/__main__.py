@@ -2,33 +2,33 @@
 
 `run` drives pytest over `test_contract.py`, so it does what `pytest --pyargs conformance` does, away from
 the user's pytest configuration. Exit codes: 0 where something was shown and nothing fails, 1 where something
-fails, 2 for wrong usage or a model that cannot be loaded, 3 where nothing was shown, 4 for a run that was cut short.
+fails, 2 for wrong usage or a model that cannot be loaded, 3 where nothing was shown, 4 for a run that was cut short
+or died. `report --exit-code` exits likewise, for reports merged.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib.util
-import io
 import os
 import sys
 import tempfile
-from contextlib import contextmanager, redirect_stdout
+import traceback
 from pathlib import Path
 from types import ModuleType
-from typing import Iterator, List, Optional, Sequence
+from typing import Optional, Sequence
 
 from conformance.bench import command
 from conformance.expected import ExpectedFileError, read_expected, to_records
-from conformance.report import markdown, methods, models, picture, table
+from conformance.report import markdown, methods, models, picture, pull_request, table
 from conformance.report.environment import goes_on_from
 from conformance.report.jsonl import Report, ReportError, merge, read, write
-from conformance.report.progress import progress
 from conformance.report.result import Result, result
 from conformance.report.summary import facts
 from conformance.selection import (
     ALL,
     OWN,
+    QUICK,
     TINY,
     Choice,
     UnknownChoiceError,
@@ -36,9 +36,10 @@ from conformance.selection import (
     chosen_entries,
     chosen_models,
     clause_order,
+    sweeps,
 )
+from conformance.session import pytest_arguments, run_pytest
 from conformance.settings import Settings
-from conformance.verdict import Verdict
 
 FINE, FAILED, USAGE, CUT_SHORT = 0, 1, 2, Result.CUT_SHORT.code
 
@@ -46,10 +47,13 @@ FINE, FAILED, USAGE, CUT_SHORT = 0, 1, 2, Result.CUT_SHORT.code
 _RAN = (0, 1, 2)  # fine, some failed, interrupted
 _PYTEST_USAGE = 4
 
-_PACKAGE = Path(__file__).parent
-
 _MODELS = """comma list; tiny: those written by hand (default), all: every model type, every:TYPE: one of these,
 methods: every method of PEFT on one model, method:TYPE: one of these"""
+
+
+_QUICK = """two scenarios each, without what compiles or proves again what another check proves: a minute for a tiny
+model; what is left out is said"""
+QUICK_EXAMPLES = 2
 
 
 class _UsageError(Exception):
@@ -64,6 +68,9 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     except (_UsageError, UnknownChoiceError, ExpectedFileError, ReportError, OSError) as error:
         print(f"conformance: {error}", file=sys.stderr)
         return USAGE
+    except Exception:  # whose own exit code, 1, would be taken for a clause that fails
+        traceback.print_exc()
+        return CUT_SHORT
     return code
 
 
@@ -85,15 +92,25 @@ def run(options: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(options.report or Path(folder, "report.jsonl"))
         done = _done_before(options, path, Path(folder, "done.jsonl"))
-        arguments = _pytest_arguments(options, path, done)
-        status = _run_pytest(arguments, options.workers) if arguments else 0
+        arguments = pytest_arguments(options, choice, path, done)
+        status = run_pytest(arguments, options.workers) if arguments else 0
         if status not in _RAN:
             return USAGE if status == _PYTEST_USAGE else CUT_SHORT
         found = read(path)
     if options.on_record:
         return _hold_against_record(found)
     _print_table(found)
+    _tell_github(options, [found])
     return result(found).code or (FINE if status == 0 else FAILED)
+
+
+def _tell_github(options: argparse.Namespace, found: Sequence[Report]) -> None:
+    """Append the summary to the file of --summary, and print the annotations where they are read."""
+    if options.summary:
+        pull_request.append_summary(Path(options.summary), found)
+    if options.annotate == "github":
+        folder = Path(os.environ.get("GITHUB_WORKSPACE", os.curdir))
+        _print("".join(f"{line}\n" for one in found for line in pull_request.annotations(one, folder)))
 
 
 def _hold_against_record(found: Report) -> int:
@@ -116,39 +133,49 @@ def check(options: argparse.Namespace) -> int:
 
     model = own_model(OWN + options.model)
     if not options.without_shim:
-        _print(routes(model, options.device) + "\n")
+        try:
+            _print(routes(model, options.device) + "\n")
+        except Exception as error:  # the checks say what it comes to
+            _print(f"no route can be shown: {type(error).__name__}: {error}\n\n")
     options.models = model.name
     return run(options)
 
 
 def report(options: argparse.Namespace) -> int:
-    """Show one table for each environment in the reports that are named; exit 0 whatever they say."""
+    """Show one table for each environment in the reports that are named; exit 0, or as the worst of them asks."""
+    environments = merge([read(path) for path in options.paths])
+    _show(options, environments)
+    _tell_github(options, environments)
+    codes = [result(merged).code for merged in environments] if options.exit_code else []
+    return FAILED if FAILED in codes else max(codes, default=FINE)
+
+
+def _show(options: argparse.Namespace, environments: Sequence[Report]) -> None:
+    """Write the page that was asked for; else print a table for each environment, or one for all."""
     from conformance.report import versions
 
-    environments = merge([read(path) for path in options.paths])
     if options.svg:
         Path(options.svg).write_text(picture.render(environments), encoding="utf-8")
     if options.models_markdown:
         _write_page(models, environments, Path(options.models_markdown))
-        return FINE
+        return
     if options.methods_markdown:
         _write_page(methods, environments, Path(options.methods_markdown))
-        return FINE
+        return
     if options.versions_markdown:
         for path, text in versions.pages(environments, Path(options.versions_markdown)).items():
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text, encoding="utf-8")
-        return FINE
+        return
     several = versions.environments(environments)
     if len(several) > 1 and not options.tables:
         _print(versions.render(several))
-        return FINE
+        return
     for merged in environments:
         if options.markdown:
             print(markdown.render(merged))
         else:
             _print_table(merged)
-    return FINE
 
 
 def _write_page(page: ModuleType, environments: Sequence[Report], path: Path) -> None:
@@ -203,6 +230,8 @@ def _parser() -> argparse.ArgumentParser:
     reports.add_argument(
         "--tables", action="store_true", help="a table for each of several environments, not one for all"
     )
+    reports.add_argument("--exit-code", action="store_true", help="exit as the run would: for the parts of one, merged")
+    _add_github_options(reports)
     reports.set_defaults(command=report)
     command.add_parser(commands)
     lists = commands.add_parser("list", help="list the models and the checks")
@@ -212,22 +241,33 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_run_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--checks", default=ALL, metavar="NAMES", help="comma list of checks or clauses, such as R1,S1")
+    parser.add_argument("--checks", metavar="NAMES", help="comma list of checks or clauses, such as R1,S1")
+    parser.add_argument("--quick", action="store_true", help=_QUICK)
     parser.add_argument("--device", default=Settings.device, help="cpu, cuda, cuda:1, ... (default: %(default)s)")
     parser.add_argument("--without-shim", action="store_true", help="judge upstream as it is")
     parser.add_argument(
         "--examples",
         type=_positive,
-        default=Settings.examples,
         metavar="N",
-        help="scenarios for each check on each model (default: %(default)s)",
+        help=f"scenarios for each check on each model (default: {Settings.examples})",
     )
     parser.add_argument("-n", dest="workers", metavar="N", help="processes, by pytest-xdist; auto: one a core")
     parser.add_argument("--report", metavar="PATH", help="write the verdicts there, as JSON lines")
     parser.add_argument("--expect", metavar="PATH", help="a TOML file of expected failures, with reasons; strict")
     parser.add_argument("--resume", action="store_true", help="take over what the report in --report holds already")
     parser.add_argument("--junit", metavar="PATH", help="write JUnit XML there")
+    _add_github_options(parser)
     parser.add_argument("--shrink", action="store_true", help="make failing scenarios small (slow)")
+
+
+def _add_github_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--summary", metavar="PATH", help='append Markdown there, such as "$GITHUB_STEP_SUMMARY"')
+    parser.add_argument(
+        "--annotate",
+        choices=("github", "none"),
+        default="github" if os.environ.get("GITHUB_ACTIONS") == "true" else "none",
+        help="print a line that GitHub shows for each failure (default: in GitHub Actions)",
+    )
 
 
 def _positive(text: str) -> int:
@@ -237,53 +277,17 @@ def _positive(text: str) -> int:
     return number
 
 
-def _pytest_arguments(options: argparse.Namespace, report_path: Path, done: Optional[Path]) -> List[str]:
-    """Return pytest's arguments for this run, which no configuration of the user's is to change; none for no work."""
-    files = _files_with_work(_choice(options), read(done).verdicts if done else ())
-    if not files:
-        return []
-    arguments = [
-        *(str(_PACKAGE / file) for file in files),
-        f"--rootdir={_PACKAGE.parent}",
-        f"--confcutdir={_PACKAGE}",
-        *("-c", os.devnull),
-        *("-p", "no:cacheprovider"),
-        # By module, so that a checkout that is not installed works; never by entry point as well, since
-        # pytest takes a plugin under two names for an error.
-        *("-p", "no:conformance", "-p", "conformance.plugin"),
-        "-q",
-        f"--conformance-models={options.models}",
-        f"--conformance-checks={options.checks}",
-        f"--conformance-device={options.device}",
-        f"--conformance-shim={'off' if options.without_shim else 'on'}",
-        f"--conformance-examples={options.examples}",
-        f"--conformance-report={report_path}",
-    ]
-    if done:
-        arguments.append(f"--conformance-done={done}")
-    if options.expect:
-        arguments.append(f"--conformance-expect={options.expect}")
-    if options.shrink:
-        arguments.append("--conformance-shrink")
-    if options.junit:
-        arguments.append(f"--junitxml={options.junit}")
-    if options.workers:
-        arguments += ["-p", "xdist.plugin", "-n", options.workers]
-    return arguments
-
-
 def _choice(options: argparse.Namespace) -> Choice:
-    return Choice(options.models, options.checks)
-
-
-def _files_with_work(choice: Choice, done: Sequence[Verdict]) -> List[str]:
-    """Return the test files with anything left to do: pytest takes an empty one for a skipped test."""
-    files = []
-    if choice.pairs(done):
-        files.append("test_contract.py")
-    if choice.entries(done):
-        files.append("test_every.py")
-    return files
+    """Return what was asked for; --quick sets the examples, too."""
+    if not options.quick:
+        options.examples = options.examples or Settings.examples
+        return Choice(options.models, options.checks or ALL)
+    if options.checks or options.examples:
+        raise _UsageError("--quick chooses the checks and the examples: leave out --checks and --examples")
+    if sweeps(options.models):
+        raise _UsageError("--quick is for models with checks, and a sweep has none: name some of its types instead")
+    options.examples = QUICK_EXAMPLES
+    return Choice(options.models, QUICK)
 
 
 def _done_before(options: argparse.Namespace, report_path: Path, copy: Path) -> Optional[Path]:
@@ -302,38 +306,6 @@ def _done_before(options: argparse.Namespace, report_path: Path, copy: Path) -> 
         return None
     write(copy, before)
     return copy
-
-
-def _run_pytest(arguments: List[str], workers: Optional[str]) -> int:
-    """Return pytest's exit code; what it prints is shown only where it could not do its work."""
-    import pytest
-
-    shown = progress()
-    printed = io.StringIO()
-    try:
-        with _environment(workers), redirect_stdout(printed):
-            status = int(pytest.main(arguments, plugins=[shown]))
-    finally:
-        shown.close()
-    if status not in (0, 1):
-        print(printed.getvalue(), file=sys.stderr)
-    return status
-
-
-@contextmanager
-def _environment(workers: Optional[str]) -> Iterator[None]:
-    """Keep the user's pytest settings and plugins out, and workers from fighting over the cores."""
-    before = dict(os.environ)
-    os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
-    for name in ("PYTEST_ADDOPTS", "PYTEST_PLUGINS"):
-        os.environ.pop(name, None)
-    if workers:
-        os.environ.setdefault("OMP_NUM_THREADS", "1")
-    try:
-        yield
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
 
 
 def _print_table(shown: Report) -> None:

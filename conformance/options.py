@@ -40,7 +40,7 @@ def add_options(parser: pytest.Parser) -> None:
         "--conformance-checks",
         default=Choice.checks,
         metavar="NAMES",
-        help="comma list of checks or clauses, such as R1,S1",
+        help="comma list of checks or clauses, such as R1,S1; quick: those that are soon done",
     )
     group.addoption("--conformance-shim", choices=("on", "off"), default="on", help="off: judge upstream as it is")
     group.addoption(

@@ -3,14 +3,14 @@
 Models are named by comma lists: `tiny` is the models that are written by hand, for which all checks are; `all` is
 every model type of the installed transformers, which the sweep judges, and `every:TYPE` one of these; `methods` is
 every method of the installed PEFT, on one small model, and `method:TYPE` one of these; `own:PACKAGE:FUNCTION` is the
-user's own model.
+user's own model. Checks are named by comma lists of checks and clauses; `quick` is those that are soon done.
 """
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Collection, Dict, Iterable, List, Sequence, Tuple
+from typing import TYPE_CHECKING, Any, Collection, Dict, Iterable, List, Sequence, Tuple
 
 if TYPE_CHECKING:
     from conformance.checks import Check
@@ -39,9 +39,14 @@ class Choice:
         """Return the model types and methods without a verdict in `done`."""
         return remaining_entries(chosen_entries(self.models), done)
 
-    def to_record(self) -> Dict[str, str]:
-        """Return the choice as JSON-ready data, for a report's header."""
-        return {"models": self.models, "checks": self.checks}
+    def to_record(self) -> Dict[str, Any]:
+        """Return the choice as JSON-ready data, for a report's header; of a quick one also what it leaves out."""
+        record: Dict[str, Any] = {"models": self.models, "checks": self.checks}
+        if QUICK in _words(self.checks):
+            chosen = {check.name for check in chosen_checks(self.checks)}
+            applying = {check.name for _, check in chosen_pairs(self.models)}
+            record["left_out"] = sorted(applying - chosen)
+        return record
 
 
 class UnknownChoiceError(ValueError):
@@ -109,6 +114,8 @@ def chosen_checks(wanted: str = ALL) -> List[Check]:
 
     words = set(_words(wanted))
     words = set(CHECKS) if ALL in words or not words else words
+    if QUICK in words:
+        words = (words - {QUICK}) | {name for name, check in CHECKS.items() if check.quick}
     clauses = sorted({clause for check in CHECKS.values() for clause in check.clauses}, key=clause_order)
     _refuse_unknown("check or clause", words, [*CHECKS, *clauses])
     return [check for name, check in sorted(CHECKS.items()) if words.intersection((name, *check.clauses))]

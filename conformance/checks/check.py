@@ -19,6 +19,7 @@ Function = Callable[["Case"], "Evidence"]
 class Check:
     """A named sentence, the clauses that it proves, and the function that proves it.
 
+    quick: whether `--quick` runs it; not what is slow and whose clause another check proves, or that compiles.
     The function raises `Mismatch` or `Vacuous`, or whatever the model raises; it returns its evidence.
     """
 
@@ -27,6 +28,7 @@ class Check:
     function: Function
     draws: Draws
     applies: Callable[[Model], bool]
+    quick: bool = True
 
     def applies_to(self, model: Model) -> bool:
         """Whether the check can say anything about `model`."""
@@ -47,12 +49,12 @@ def has_rows(model: Model) -> bool:
 
 
 def check(
-    *clauses: str, draws: Draws = Draws(), applies: Callable[[Model], bool] = has_rows
+    *clauses: str, draws: Draws = Draws(), applies: Callable[[Model], bool] = has_rows, quick: bool = True
 ) -> Callable[[Function], Function]:
     """Register the decorated function as the check that proves `clauses`; its name is the sentence."""
 
     def register(function: Function) -> Function:
-        CHECKS[function.__name__] = Check(function.__name__, clauses, function, draws, applies)
+        CHECKS[function.__name__] = Check(function.__name__, clauses, function, draws, applies, quick)
         return function
 
     return register

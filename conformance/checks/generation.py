@@ -36,7 +36,7 @@ def beams_by_keyword_are_the_rows_own(case: Case) -> Evidence:
     return expect_own_tokens(case, {"num_beams": 3})
 
 
-@check("G3", draws=_ROWS, applies=_generates)
+@check("G3", draws=_ROWS, applies=_generates, quick=False)
 def beams_by_generation_config_are_the_rows_own(case: Case) -> Evidence:
     """Are beams right when they come in a `generation_config`?"""
     config = copy.deepcopy(case.peft_model.generation_config)
@@ -44,7 +44,7 @@ def beams_by_generation_config_are_the_rows_own(case: Case) -> Evidence:
     return expect_own_tokens(case, {"generation_config": config})
 
 
-@check("G3", draws=_ROWS, applies=_generates)
+@check("G3", draws=_ROWS, applies=_generates, quick=False)
 def beams_of_the_models_own_config_are_the_rows_own(case: Case) -> Evidence:
     """Are beams right when they are set in the model's own generation config?"""
     for name in (*case.scenario.names, BASE):
@@ -87,7 +87,7 @@ def _sampled_alone(case: Case, name: str, row: int, seed: int) -> List[int]:
     return _tokens(case, model, _SAMPLED, None, inputs)[0]
 
 
-@check("E1", "G8", draws=_ROWS, applies=_generates)
+@check("E1", "G8", draws=_ROWS, applies=_generates, quick=False)
 def a_generate_that_compiles_itself_gives_the_rows_own_tokens(case: Case) -> Evidence:
     """Are tokens right where generate decodes by torch.compile, as with a static cache on CUDA?"""
     settings = {"cache_implementation": "static"}

@@ -45,7 +45,7 @@ def adapters_stay_right_after_switching_and_disabling(case: Case) -> Evidence:
     return evidence
 
 
-@check("H3", draws=Draws(adapters=(3, 3), rows=(2, 3), saved="differ"), applies=_saves)
+@check("H3", draws=Draws(adapters=(3, 3), rows=(2, 3), saved="differ"), applies=_saves, quick=False)
 def adapters_stay_right_after_loading_and_deleting(case: Case) -> Evidence:
     """Is the active adapter right after others were loaded, and each that is left after one was deleted?"""
     evidence = expect_whole_batch(case, case.scenario.active, "after every adapter was loaded")

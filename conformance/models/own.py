@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import traceback
 from typing import TYPE_CHECKING, Any, Dict, Iterator, List, Set, Tuple
 
 from conformance.models.model import Model
@@ -28,6 +29,10 @@ def made_by(spec: str) -> Tuple[Any, Dict[str, Any]]:
         made = getattr(importlib.import_module(module), function)()
     except (ImportError, AttributeError, ValueError) as error:
         raise CannotLoad(f"{spec!r} should be package.module:function, but: {error}") from error
+    except Exception as error:
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        said = f"raised {type(error).__name__}: {error} [{frame.filename}:{frame.lineno}]"
+        raise CannotLoad(f"{spec} should return (model, inputs), but {said}") from error
     if not (isinstance(made, tuple) and len(made) == 2 and isinstance(made[1], dict)):
         raise CannotLoad(f"{spec} should return (model, inputs), but returned {type(made).__name__}")
     return made

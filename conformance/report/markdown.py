@@ -13,6 +13,7 @@ from conformance.report.summary import (
     failures,
     grid,
     headline,
+    not_run,
     refusals,
     unmet,
 )
@@ -22,6 +23,7 @@ def render(report: Report) -> str:
     """Return the table, the legend, the failures and the refusals as GitHub's Markdown."""
     content = grid(report.verdicts)
     lines = [f"**{escaped(headline(report))}**  ", escaped(facts(report)), ""]
+    lines += [line for omitted in not_run(report) for line in (escaped(omitted), "")]
     lines += [row(["model", *content.clauses]), row(["---", *(":-:" for _ in content.clauses)])]
     for model, outcomes in content.rows:
         lines.append(row([escaped(model), *(MARKS[outcome].symbol for outcome in outcomes)]))

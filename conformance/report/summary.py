@@ -112,6 +112,18 @@ def unmet(report: Report) -> List[str]:
     ]
 
 
+def not_run(report: Report) -> List[str]:
+    """Return in words what the run was told to leave out; nothing where it was not."""
+    choice = report.header.get("choice", {})
+    left_out = choice.get("left_out", ())
+    lines = []
+    if "left_out" in choice:
+        examples = report.header.get("settings", {}).get("examples")
+        said = f"Quick: {examples} scenarios for each check"
+        lines.append(f"{said}; not run: {', '.join(left_out) or 'nothing'}. Leave out --quick for all of them.")
+    return lines
+
+
 def extremes(report: Report) -> Optional[str]:
     """Return the worst error and least separation of what passed, and where; None if nothing was measured."""
     passed = [verdict for verdict in report.verdicts if verdict.outcome is Outcome.PASS]

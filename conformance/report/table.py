@@ -16,6 +16,7 @@ from conformance.report.summary import (
     failures,
     grid,
     headline,
+    not_run,
     refusals,
     unmet,
 )
@@ -35,9 +36,10 @@ def render(report: Report, *, color: bool = False, unicode: bool = True, reprodu
     below += [*_failures(report, reproductions), *_expected(report), *_refusals(report)]
     counted = count_lines(swept(report))
     below += [("", ""), *((line, "") for line in counted)] if counted else []
-    measured = extremes(report)
+    measured, omitted = extremes(report), not_run(report)
     if measured:
         below += [("", ""), (measured, "")]
+    below += [("", ""), *((line, "yellow") for line in omitted)] if omitted else []
     below += [("", ""), (headline(report), "bold green" if report.passed else "bold red")]
     try:
         return _with_rich(content, above, below, color, unicode)

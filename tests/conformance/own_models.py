@@ -61,3 +61,7 @@ def without_tensors():
 def one_sample():
     model, inputs = module()
     return model, {"x": inputs["x"][:1]}
+
+
+def raising():
+    raise RuntimeError("no weights here")

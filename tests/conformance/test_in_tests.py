@@ -53,3 +53,15 @@ def test_the_command_fails_where_upstream_does(capsys):
 def test_wrong_usage_is_said(capsys):
     assert main(["check", "no.such.package:build"]) == USAGE
     assert "no.such.package:build" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("function", ["nothing", "raising", "without_layers"])
+def test_a_model_that_cannot_be_loaded_is_wrong_usage(capsys, function):
+    assert main(["check", f"{HERE}:{function}"]) == USAGE
+    assert f"{HERE}:{function}" in capsys.readouterr().err
+
+
+def test_quick_runs_on_a_users_own_model(capsys):
+    assert main(["check", f"{HERE}:module", "--quick", "--annotate", "none"]) == FINE
+    shown = capsys.readouterr().out
+    assert "Quick: 2 scenarios for each check; not run: bfloat16_rows_are_as_exact_as_alone." in shown

@@ -196,6 +196,62 @@ def test_resuming_with_other_expected_failures_starts_anew(sandbox):
     assert "starting anew" in ran.stdout
 
 
+def test_quick_says_what_it_leaves_out(sandbox):
+    ran = sandbox.conformance(
+        "run", "--quick", "--models", "beta", "--expect", "expected.toml", "--report", "run.jsonl"
+    )
+    assert ran.returncode == USAGE  # there is no such file
+    (sandbox.folder / "expected.toml").write_text(
+        "".join(f'"beta/{clause}" = "known"\n' for clause in ("R2", "R5", "S1", "S2", "R1"))
+    )
+    ran = sandbox.conformance(
+        "run", "-n2", "--quick", "--models", "beta", "--expect", "expected.toml", "--report", "run.jsonl"
+    )
+    assert "Quick: 2 scenarios for each check; not run: heads_are_right. Leave out --quick" in ran.stdout
+    assert "heads_are_right" not in {verdict.check for verdict in read(sandbox.folder / "run.jsonl").verdicts}
+    assert "should fail, but does not" not in ran.stdout  # too few scenarios to say so
+    assert read(sandbox.folder / "run.jsonl").header["settings"]["examples"] == 2
+
+
+@pytest.mark.parametrize("more", [("--checks", "R1"), ("--examples", "3"), ("--models", "every:bert")])
+def test_quick_chooses_by_itself(sandbox, more):
+    ran = sandbox.conformance("run", "--quick", *more)
+    assert ran.returncode == USAGE
+    assert "--quick" in ran.stderr
+
+
+def test_github_is_told(sandbox):
+    summary = sandbox.folder / "summary.md"
+    summary.write_text("# Of another step\n")
+    ran = sandbox.conformance("run", "--checks", "R1,R2", "--summary", str(summary), GITHUB_ACTIONS="true")
+    assert ran.returncode == FAILED
+    assert summary.read_text("utf-8").startswith("# Of another step\n### Mixed-adapter batches: FAILED: 2 pass, 2 fail")
+    errors = [line for line in ran.stdout.splitlines() if line.startswith("::")]
+    assert [line.partition("::row")[0] for line in errors] == [
+        f"::error title={model}%2C answers_are_wrong (R2)%3A wrong" for model in ("alpha-base", "beta")
+    ]
+    assert "%0Areproduce('it')" in errors[0]
+    assert "::" not in sandbox.conformance("run", "--checks", "R1,R2").stdout
+    silent = sandbox.conformance("run", "--checks", "R1,R2", "--annotate", "none", GITHUB_ACTIONS="true")
+    assert "::error" not in silent.stdout
+
+
+def test_a_report_can_exit_as_its_run(sandbox):
+    for checks, code in (("R1", FINE), ("R1,R2", FAILED), ("R8", NOTHING_SHOWN)):
+        assert sandbox.conformance("run", "--checks", checks, "--report", "run.jsonl").returncode == code
+        assert sandbox.conformance("report", "run.jsonl").returncode == FINE
+        shown = sandbox.conformance("report", "run.jsonl", "--exit-code", "--summary", "summary.md")
+        assert shown.returncode == code
+    assert (sandbox.folder / "summary.md").read_text("utf-8").count("### Mixed-adapter batches") == 3
+
+
+def test_an_error_of_our_own_is_no_clause_that_fails(sandbox):
+    script = "import conformance.__main__ as main; main.read = None; raise SystemExit(main.main(['report', 'x']))"
+    ran = sandbox.python("-c", script)
+    assert ran.returncode == CUT_SHORT
+    assert "TypeError" in ran.stderr
+
+
 def test_list(sandbox):
     ran = sandbox.conformance("list")
     assert ran.returncode == FINE
