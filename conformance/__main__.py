@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import json
 import os
 import sys
 import tempfile
 import traceback
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Optional, Sequence
@@ -21,9 +23,9 @@ from typing import Optional, Sequence
 from conformance.bench import command
 from conformance.expected import ExpectedFileError, read_expected, to_records
 from conformance.report import markdown, methods, models, picture, pull_request, table
-from conformance.report.environment import goes_on_from
-from conformance.report.jsonl import Report, ReportError, merge, read, write
-from conformance.report.result import Result, result
+from conformance.report.environment import goes_on_from, header
+from conformance.report.jsonl import Report, ReportError, footer, merge, read, write
+from conformance.report.result import Result, exit_code
 from conformance.report.summary import facts
 from conformance.selection import (
     ALL,
@@ -40,6 +42,7 @@ from conformance.selection import (
 )
 from conformance.session import pytest_arguments, run_pytest
 from conformance.settings import Settings
+from conformance.shards import Shard, costs_of
 
 FINE, FAILED, USAGE, CUT_SHORT = 0, 1, 2, Result.CUT_SHORT.code
 
@@ -81,7 +84,8 @@ def run(options: argparse.Namespace) -> int:
         raise _UsageError("--on-record holds upstream against its known defects, so it needs --without-shim")
     if options.on_record and options.expect:
         raise _UsageError("--on-record is the record of expected failures itself: leave out --expect")
-    if not choice.pairs() and not choice.entries():
+    whole = replace(choice, shard=None)
+    if not whole.pairs() and not whole.entries():
         raise _UsageError("none of these checks applies to any of these models")
     for package in ("pytest", "xdist") if options.workers else ("pytest",):
         if importlib.util.find_spec(package) is None:
@@ -93,6 +97,11 @@ def run(options: argparse.Namespace) -> int:
         path = Path(options.report or Path(folder, "report.jsonl"))
         done = _done_before(options, path, Path(folder, "done.jsonl"))
         arguments = pytest_arguments(options, choice, path, done)
+        if not arguments and not done:  # an empty shard
+            write(
+                path,
+                Report(header(_settings(options), None, choice.to_record()), (), footer((), seconds=0, complete=True)),
+            )
         status = run_pytest(arguments, options.workers) if arguments else 0
         if status not in _RAN:
             return USAGE if status == _PYTEST_USAGE else CUT_SHORT
@@ -101,7 +110,7 @@ def run(options: argparse.Namespace) -> int:
         return _hold_against_record(found)
     _print_table(found)
     _tell_github(options, [found])
-    return result(found).code or (FINE if status == 0 else FAILED)
+    return exit_code(found) or (FINE if status == 0 else FAILED)
 
 
 def _tell_github(options: argparse.Namespace, found: Sequence[Report]) -> None:
@@ -146,7 +155,7 @@ def report(options: argparse.Namespace) -> int:
     environments = merge([read(path) for path in options.paths])
     _show(options, environments)
     _tell_github(options, environments)
-    codes = [result(merged).code for merged in environments] if options.exit_code else []
+    codes = [exit_code(merged) for merged in environments] if options.exit_code else []
     return FAILED if FAILED in codes else max(codes, default=FINE)
 
 
@@ -158,6 +167,10 @@ def _show(options: argparse.Namespace, environments: Sequence[Report]) -> None:
         Path(options.svg).write_text(picture.render(environments), encoding="utf-8")
     if options.models_markdown:
         _write_page(models, environments, Path(options.models_markdown))
+        return
+    if options.costs:
+        verdicts = [verdict for merged in environments for verdict in merged.verdicts]
+        Path(options.costs).write_text(json.dumps(costs_of(verdicts), indent=1) + "\n", encoding="utf-8")
         return
     if options.methods_markdown:
         _write_page(methods, environments, Path(options.methods_markdown))
@@ -230,6 +243,7 @@ def _parser() -> argparse.ArgumentParser:
     reports.add_argument(
         "--tables", action="store_true", help="a table for each of several environments, not one for all"
     )
+    reports.add_argument("--costs", metavar="PATH", help="write there what each check took: conformance/costs.json")
     reports.add_argument("--exit-code", action="store_true", help="exit as the run would: for the parts of one, merged")
     _add_github_options(reports)
     reports.set_defaults(command=report)
@@ -254,10 +268,18 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-n", dest="workers", metavar="N", help="processes, by pytest-xdist; auto: one a core")
     parser.add_argument("--report", metavar="PATH", help="write the verdicts there, as JSON lines")
     parser.add_argument("--expect", metavar="PATH", help="a TOML file of expected failures, with reasons; strict")
+    parser.add_argument("--shard", type=_shard, metavar="I/N", help="run part I of N; `report` merges the parts")
     parser.add_argument("--resume", action="store_true", help="take over what the report in --report holds already")
     parser.add_argument("--junit", metavar="PATH", help="write JUnit XML there")
     _add_github_options(parser)
     parser.add_argument("--shrink", action="store_true", help="make failing scenarios small (slow)")
+
+
+def _shard(text: str) -> Shard:
+    try:
+        return Shard.parsed(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _add_github_options(parser: argparse.ArgumentParser) -> None:
@@ -281,13 +303,17 @@ def _choice(options: argparse.Namespace) -> Choice:
     """Return what was asked for; --quick sets the examples, too."""
     if not options.quick:
         options.examples = options.examples or Settings.examples
-        return Choice(options.models, options.checks or ALL)
+        return Choice(options.models, options.checks or ALL, options.shard)
     if options.checks or options.examples:
         raise _UsageError("--quick chooses the checks and the examples: leave out --checks and --examples")
     if sweeps(options.models):
         raise _UsageError("--quick is for models with checks, and a sweep has none: name some of its types instead")
     options.examples = QUICK_EXAMPLES
-    return Choice(options.models, QUICK)
+    return Choice(options.models, QUICK, options.shard)
+
+
+def _settings(options: argparse.Namespace) -> Settings:
+    return Settings(options.device, not options.without_shim, options.examples, options.shrink)
 
 
 def _done_before(options: argparse.Namespace, report_path: Path, copy: Path) -> Optional[Path]:
@@ -300,8 +326,7 @@ def _done_before(options: argparse.Namespace, report_path: Path, copy: Path) -> 
         return None
     before = read(report_path)
     expected = to_records(read_expected(Path(options.expect), options.models)) if options.expect else ()
-    settings = Settings(options.device, not options.without_shim, options.examples)
-    if not goes_on_from(before.header, settings, expected):
+    if not goes_on_from(before.header, _settings(options), expected):
         print(f"{report_path} was made by other code, versions or settings: starting anew")
         return None
     write(copy, before)

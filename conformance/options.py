@@ -12,6 +12,7 @@ from conformance.expected import read_expected
 from conformance.report.jsonl import read
 from conformance.selection import Choice
 from conformance.settings import Settings
+from conformance.shards import Shard
 
 if TYPE_CHECKING:
     from conformance.checks import Check
@@ -51,16 +52,19 @@ def add_options(parser: pytest.Parser) -> None:
         help="scenarios drawn for each check on each model",
     )
     group.addoption("--conformance-shrink", action="store_true", help="make failing scenarios small (slow)")
+    group.addoption("--conformance-shard", metavar="I/N", help="run part I of N, for one of N machines")
     group.addoption("--conformance-report", metavar="PATH", help="write the verdicts there, as JSON lines")
     group.addoption("--conformance-expect", metavar="PATH", help="a TOML file of expected failures, with reasons")
     group.addoption("--conformance-done", metavar="PATH", help="a report whose verdicts are taken over, not run again")
 
 
 def choice(config: pytest.Config) -> Choice:
-    """Return what was asked for, as it was written."""
+    """Return what was asked for, as it was written; raise `ValueError` for a shard that there is not."""
+    shard = config.getoption("conformance_shard", default=None)
     return Choice(
         config.getoption("conformance_models", default=Choice.models),
         config.getoption("conformance_checks", default=Choice.checks),
+        Shard.parsed(shard) if shard else None,
     )
 
 

@@ -12,9 +12,8 @@ from typing import Optional
 import pytest
 
 from conformance import options
-from conformance.expected import ExpectedFileError
 from conformance.recorder import Recorder
-from conformance.selection import ALL, TINY, UnknownChoiceError, chosen_checks, chosen_entries, chosen_models, sweeps
+from conformance.selection import ALL, TINY, chosen_checks, chosen_entries, chosen_models, sweeps
 from conformance.verdict import Verdict
 
 
@@ -40,15 +39,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Refuse options that name nothing, and gather verdicts on the process that hears of all tests."""
-    chosen = options.choice(config)
     try:
+        chosen = options.choice(config)
         # Only what was asked for is looked up: a session without the suite must not import its models.
         if chosen.models != TINY:
             chosen_models(chosen.models), chosen_entries(chosen.models)
         if chosen.checks != ALL:
             chosen_checks(chosen.checks)
         options.expected(config)
-    except (UnknownChoiceError, ExpectedFileError) as error:
+    except ValueError as error:  # its subclasses for a choice or a file of expected failures among them
         raise pytest.UsageError(str(error)) from None
     if options.settings(config).examples < 1:
         raise pytest.UsageError("--conformance-examples must be at least 1")

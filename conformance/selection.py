@@ -10,7 +10,10 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Collection, Dict, Iterable, List, Sequence, Tuple
+from typing import TYPE_CHECKING, Any, Collection, Dict, Iterable, List, Optional, Sequence, Tuple
+
+from conformance.shards import Shard, cost
+from conformance.sweep.stages import stages_of
 
 if TYPE_CHECKING:
     from conformance.checks import Check
@@ -30,18 +33,27 @@ class Choice:
 
     models: str = TINY
     checks: str = ALL
+    shard: Optional[Shard] = None
 
     def pairs(self, done: Sequence[Verdict] = ()) -> List[Tuple[Model, Check]]:
-        """Return the (model, check) without a verdict in `done`."""
-        return remaining_pairs(chosen_pairs(self.models, self.checks), done)
+        """Return the (model, check) of this shard without a verdict in `done`."""
+        chosen = chosen_pairs(self.models, self.checks)
+        if self.shard:
+            chosen = self.shard.of(chosen, lambda pair: cost(pair[0].name, [pair[1].name]))
+        return remaining_pairs(chosen, done)
 
     def entries(self, done: Sequence[Verdict] = ()) -> List[Swept]:
-        """Return the model types and methods without a verdict in `done`."""
-        return remaining_entries(chosen_entries(self.models), done)
+        """Return the model types and methods of this shard without a verdict in `done`."""
+        chosen = chosen_entries(self.models)
+        if self.shard:
+            chosen = self.shard.of(chosen, lambda entry: cost(entry.name, stages_of(entry.name)))
+        return remaining_entries(chosen, done)
 
     def to_record(self) -> Dict[str, Any]:
         """Return the choice as JSON-ready data, for a report's header; of a quick one also what it leaves out."""
         record: Dict[str, Any] = {"models": self.models, "checks": self.checks}
+        if self.shard:
+            record["shard"] = str(self.shard)
         if QUICK in _words(self.checks):
             chosen = {check.name for check in chosen_checks(self.checks)}
             applying = {check.name for _, check in chosen_pairs(self.models)}

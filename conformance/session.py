@@ -43,6 +43,8 @@ def pytest_arguments(options: argparse.Namespace, choice: Choice, report_path: P
         f"--conformance-examples={options.examples}",
         f"--conformance-report={report_path}",
     ]
+    if choice.shard:
+        arguments.append(f"--conformance-shard={choice.shard}")
     if done:
         arguments.append(f"--conformance-done={done}")
     if options.expect:

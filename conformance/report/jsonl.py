@@ -7,7 +7,7 @@ import math
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence, Set, Tuple
 
 from conformance.expected import unmet
 from conformance.verdict import Outcome, Verdict
@@ -45,6 +45,11 @@ class Report:
     def complete(self) -> bool:
         """Whether every verdict that was planned is here."""
         return bool(self.footer.get("complete"))
+
+    @property
+    def shard(self) -> str:
+        """Which part of a run this is, such as "2/5", or "1,3/5" of some merged; nothing for a whole one."""
+        return str(self.header.get("choice", {}).get("shard", ""))
 
     @property
     def unmet(self) -> Sequence[Mapping[str, Any]]:
@@ -152,11 +157,12 @@ def write(path: Path, report: Report) -> None:
 def merge(reports: Iterable[Report]) -> List[Report]:
     """Return one report for each environment, with and without the shim apart, in the order of first mention.
 
-    Where several give a verdict on one check and model, the worst stays: no merging hides a failure.
+    Where several give a verdict on one check and model, the worst stays: no merging hides a failure. Shards are
+    complete once they are all there; where some are missing, `Report.shard` says which there are.
     """
     groups: Dict[str, List[Report]] = {}
     for report in reports:
-        key = [report.header.get("environment"), report.header.get("settings", {}).get("with_shim")]
+        key = [_environment(report), report.header.get("settings", {}).get("with_shim")]
         groups.setdefault(json.dumps(key, sort_keys=True), []).append(report)
     return [group[0] if len(group) == 1 else _merged(group) for group in groups.values()]
 
@@ -164,6 +170,14 @@ def merge(reports: Iterable[Report]) -> List[Report]:
 def worst(outcomes: Iterable[Outcome]) -> Outcome:
     """Return the one of `outcomes` to show for them all."""
     return min(outcomes, key=SEVERITY.index)
+
+
+def _environment(report: Report) -> Mapping[str, Any]:
+    """Return what must agree; shards run on machines of one kind, whose kernels need not be of one build."""
+    environment: Mapping[str, Any] = report.header.get("environment", {})
+    if not report.shard:
+        return environment
+    return {**environment, "platform": str(environment.get("platform")).split("-")[0]}
 
 
 def _merged(group: Sequence[Report]) -> Report:
@@ -175,9 +189,25 @@ def _merged(group: Sequence[Report]) -> Report:
     verdicts = tuple(kept.values())
     commands = dict.fromkeys(str(report.header.get("command")) for report in group)
     seconds = sum(report.footer.get("seconds", 0.0) for report in group)
-    complete = all(report.complete for report in group)
+    shard = _shard(group)
     header = {**group[0].header, "command": "; ".join(commands)}
+    if "choice" in header:
+        whole = {name: value for name, value in header["choice"].items() if name != "shard"}
+        header["choice"] = {**whole, "shard": shard} if shard else whole
+    complete = not shard and all(report.complete for report in group)
     return Report(header, verdicts, footer(verdicts, seconds=seconds, complete=complete, header=header))
+
+
+def _shard(group: Sequence[Report]) -> str:
+    """Return which shards there are, where not all of a run are; nothing where all are, or a whole run is."""
+    found: Dict[str, Set[int]] = {}
+    for report in group:
+        numbers, _, total = report.shard.partition("/")
+        if total:
+            found.setdefault(total, set()).update(map(int, numbers.split(",")))
+    if any(len(numbers) == int(total) for total, numbers in found.items()) or not all(one.shard for one in group):
+        return ""
+    return "; ".join(f"{','.join(map(str, sorted(numbers)))}/{total}" for total, numbers in found.items())
 
 
 def _report(path: Path, records: Sequence[Any]) -> Report:

@@ -9,7 +9,7 @@ from typing import Any, List, Optional, Sequence, Tuple
 
 from conformance.report.jsonl import Report
 from conformance.report.markdown import escaped, expected, shortened
-from conformance.report.result import Result, result
+from conformance.report.result import exit_code, result
 from conformance.report.summary import MARKS, facts, failures, headline, not_run, refusals, unmet
 from conformance.selection import OWN
 from conformance.verdict import Verdict
@@ -58,7 +58,7 @@ def annotations(report: Report, folder: Path) -> List[str]:
     for entry, said in zip(report.unmet, unmet(report)):
         file, _, line = str(entry["where"]).rpartition(", line ")
         found.append(_error(said, title="an expected failure that did not come", file=file, line=line))
-    if not found and result(report) is not Result.PASSED:
+    if not found and exit_code(report):
         found.append(_error(headline(report), title=result(report).value))
     more = len(found) - MOST_ANNOTATIONS + 1
     if more > 1:

@@ -27,6 +27,15 @@ class Result(enum.Enum):
         return {Result.PASSED: 0, Result.FAILED: 1, Result.NOTHING_SHOWN: 3, Result.CUT_SHORT: 4}[self]
 
 
+def exit_code(report: Report) -> int:
+    """Return the exit code; a shard in which nothing was shown leaves that to the others, unless something failed."""
+    found = result(report)
+    nothing_wrong = not any(verdict.outcome.fails_the_run for verdict in report.verdicts)
+    if found is Result.NOTHING_SHOWN and nothing_wrong and report.shard:
+        return Result.PASSED.code
+    return found.code
+
+
 def result(report: Report) -> Result:
     """Return what `report` comes to; PASSED only where `report.passed`."""
     outcomes = {verdict.outcome for verdict in report.verdicts}

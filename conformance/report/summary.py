@@ -121,6 +121,8 @@ def not_run(report: Report) -> List[str]:
         examples = report.header.get("settings", {}).get("examples")
         said = f"Quick: {examples} scenarios for each check"
         lines.append(f"{said}; not run: {', '.join(left_out) or 'nothing'}. Leave out --quick for all of them.")
+    if report.shard:
+        lines.append(f"Shard {report.shard}: the rest is in the other shards' reports, which `report` merges.")
     return lines
 
 
