@@ -155,6 +155,8 @@ def report(options: argparse.Namespace) -> int:
     environments = merge([read(path) for path in options.paths])
     _show(options, environments)
     _tell_github(options, environments)
+    if options.outputs:
+        pull_request.append_outputs(Path(options.outputs), environments)
     codes = [exit_code(merged) for merged in environments] if options.exit_code else []
     return FAILED if FAILED in codes else max(codes, default=FINE)
 
@@ -245,6 +247,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     reports.add_argument("--costs", metavar="PATH", help="write there what each check took: conformance/costs.json")
     reports.add_argument("--exit-code", action="store_true", help="exit as the run would: for the parts of one, merged")
+    reports.add_argument("--outputs", metavar="PATH", help='append the counts there, such as "$GITHUB_OUTPUT"')
     _add_github_options(reports)
     reports.set_defaults(command=report)
     command.add_parser(commands)

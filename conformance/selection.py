@@ -52,7 +52,7 @@ class Choice:
     def to_record(self) -> Dict[str, Any]:
         """Return the choice as JSON-ready data, for a report's header; of a quick one also what it leaves out."""
         record: Dict[str, Any] = {"models": self.models, "checks": self.checks}
-        if self.shard:
+        if self.shard and self.shard.total > 1:
             record["shard"] = str(self.shard)
         if QUICK in _words(self.checks):
             chosen = {check.name for check in chosen_checks(self.checks)}

@@ -7,12 +7,12 @@ from html import escape
 from pathlib import Path
 from typing import Any, List, Optional, Sequence, Tuple
 
-from conformance.report.jsonl import Report
+from conformance.report.jsonl import Report, counted
 from conformance.report.markdown import escaped, expected, shortened
-from conformance.report.result import exit_code, result
+from conformance.report.result import Result, exit_code, result
 from conformance.report.summary import MARKS, facts, failures, headline, not_run, refusals, unmet
 from conformance.selection import OWN
-from conformance.verdict import Verdict
+from conformance.verdict import Outcome, Verdict
 
 MOST_ANNOTATIONS = 10
 """GitHub shows ten errors of a step, and drops the rest unsaid."""
@@ -47,6 +47,15 @@ def append_summary(path: Path, reports: Sequence[Report]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", encoding="utf-8") as file:
         file.write("\n".join(map(summary, reports)))
+
+
+def append_outputs(path: Path, reports: Sequence[Report]) -> None:
+    """Append the worst result and the counts of all to the file at `path`, as GitHub wants it of $GITHUB_OUTPUT."""
+    counts = counted(verdict for report in reports for verdict in report.verdicts)
+    worst = max(map(result, reports), key=lambda found: (found is Result.FAILED, found.code), default=Result.CUT_SHORT)
+    with path.open("a", encoding="utf-8") as file:
+        file.write(f"result={worst.value}\n")
+        file.writelines(f"{outcome.value}={counts[outcome]}\n" for outcome in Outcome)
 
 
 def annotations(report: Report, folder: Path) -> List[str]:
