@@ -7,11 +7,11 @@ it does nothing until a test of `conformance/test_contract.py` is there.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Optional
+from typing import Any, Optional
 
 import pytest
 
-from conformance import options
+from conformance import options, workers
 from conformance.recorder import Recorder
 from conformance.selection import ALL, TINY, chosen_checks, chosen_entries, chosen_models, sweeps
 from conformance.verdict import Verdict
@@ -49,10 +49,23 @@ def pytest_configure(config: pytest.Config) -> None:
         options.expected(config)
     except ValueError as error:  # its subclasses for a choice or a file of expected failures among them
         raise pytest.UsageError(str(error)) from None
+    workers.begin(config)
     if options.settings(config).examples < 1:
         raise pytest.UsageError("--conformance-examples must be at least 1")
     if not hasattr(config, "workerinput"):  # a pytest-xdist worker hands its reports to the controller
         config.pluginmanager.register(Recorder(config), "conformance-recorder")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> Optional[int]:
+    """Let `-n auto` mean one worker for each GPU, where the device is cuda."""
+    return workers.number_of_workers(options.settings(config).device)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Give each worker its GPU and its packages."""
+    workers.prepare(node, options.settings(node.config).device)
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> Optional[bool]:

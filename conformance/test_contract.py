@@ -42,9 +42,7 @@ def test_model_keeps_contract(
     from conformance.examination import examine
 
     verdict = as_expected(examine(model, check, settings), options.expected(pytestconfig))
-    # As properties of the test they survive the way from a pytest-xdist worker to the controller.
-    record_property(recorder.VERDICT, recorder.packed(verdict))
-    record_property(recorder.DEVICE, device_name(settings.device) or settings.device)
+    recorder.carry(record_property, pytestconfig, [verdict], device_name(settings.device) or settings.device)
     conclude(verdict)
 
 

@@ -48,9 +48,7 @@ def test_model_type_is_exact_or_refused(
 
     known = options.expected(pytestconfig)
     verdicts = [as_expected(verdict, known) for verdict in judged(entry, settings)]
-    for verdict in verdicts:
-        record_property(recorder.VERDICT, recorder.packed(verdict))
-    record_property(recorder.DEVICE, device_name("cpu") or "cpu")
+    recorder.carry(record_property, pytestconfig, verdicts, device_name("cpu") or "cpu")
     failed = [verdict for verdict in verdicts if verdict.outcome.fails_the_run]
     if failed:
         pytest.fail("\n\n".join(map(recorder.explained, failed)), pytrace=False)

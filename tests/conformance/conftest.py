@@ -40,7 +40,7 @@ def examine(model, check, settings):
 
     print("noise from a model")
     if check.name == "answers_are_wrong":
-        said = f"row 1: observed 3, expected 4; {settings}"
+        said = f"row 1: observed 3, expected 4; {settings}; GPU {os.environ.get('CUDA_VISIBLE_DEVICES')}"
         return verdict("fail", said, reproduction="from conformance import reproduce\\nreproduce('it')")
     if check.name == "mixers_are_refused":
         return verdict("refused", "layer mixer mixes samples")
