@@ -119,7 +119,7 @@ def _tell_github(options: argparse.Namespace, found: Sequence[Report]) -> None:
         pull_request.append_summary(Path(options.summary), found)
     if options.annotate == "github":
         folder = Path(os.environ.get("GITHUB_WORKSPACE", os.curdir))
-        _print("".join(f"{line}\n" for one in found for line in pull_request.annotations(one, folder)))
+        _print("".join(f"{line}\n" for one in found for line in pull_request.annotation_lines(one, folder)))
 
 
 def _hold_against_record(found: Report) -> int:

@@ -9,6 +9,7 @@ be: an entry whose checks were all judged while none failed is itself a failure.
 
 from __future__ import annotations
 
+import importlib
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -167,11 +168,9 @@ def _line_of(key: str, text: str) -> str:
 
 def _toml() -> Any:
     # Breakpoint: python 3.11 (PEP 680), which brought tomllib.
-    try:
-        import tomllib
-    except ImportError:
+    for name in ("tomllib", "tomli"):
         try:
-            import tomli as tomllib  # type: ignore[no-redef,import-not-found,unused-ignore]
-        except ImportError:
-            raise ExpectedFileError("a python below 3.11 reads TOML with tomli, which is not installed") from None
-    return tomllib
+            return importlib.import_module(name)
+        except ModuleNotFoundError:
+            continue
+    raise ExpectedFileError("a python below 3.11 reads TOML with tomli, which is not installed")

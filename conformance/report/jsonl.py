@@ -54,7 +54,7 @@ class Report:
     @property
     def unmet(self) -> Sequence[Mapping[str, Any]]:
         """The expected failures none of which came, each with its name, reason and line."""
-        return self.footer.get("unmet", ())
+        return tuple(self.footer.get("unmet", ()))
 
     @property
     def passed(self) -> bool:

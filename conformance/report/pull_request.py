@@ -58,7 +58,7 @@ def append_outputs(path: Path, reports: Sequence[Report]) -> None:
         file.writelines(f"{outcome.value}={counts[outcome]}\n" for outcome in Outcome)
 
 
-def annotations(report: Report, folder: Path) -> List[str]:
+def annotation_lines(report: Report, folder: Path) -> List[str]:
     """Return a line for each failure that makes GitHub show it, at most `MOST_ANNOTATIONS`, the last for the rest.
 
     A failure of a user's own model is shown at the function that makes it, where that lies in `folder`.

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from conformance.report.jsonl import Report, footer
-from conformance.report.pull_request import MOST_ANNOTATIONS, annotations, append_summary, summary
+from conformance.report.pull_request import MOST_ANNOTATIONS, annotation_lines, append_summary, summary
 from conformance.report.result import Result, result
 from conformance.settings import Settings
 from conformance.verdict import Outcome, Verdict
@@ -43,14 +43,14 @@ def unescaped(line):
 
 @pytest.mark.parametrize("said", ["100% wrong", "a\nb\r\nc", "::error::x", "50%0A", "a, b: c", "é✗"])
 def test_annotations_survive_what_they_say(tmp_path, said):
-    properties, message = unescaped(*annotations(report(failing(said, model=f"my:{said}")), tmp_path))
+    properties, message = unescaped(*annotation_lines(report(failing(said, model=f"my:{said}")), tmp_path))
     assert message == f"{said}\n\nreproduce('it')"
     assert properties == {"title": f"my:{said}, rows_are_right (R1, R7): wrong"}
 
 
 @pytest.mark.parametrize(("count", "shown"), [(1, 1), (10, 10), (11, 10), (300, 10)])
 def test_there_are_never_more_annotations_than_github_shows(tmp_path, count, shown):
-    lines = annotations(report(*(failing(model=f"m{n:03}") for n in range(count))), tmp_path)
+    lines = annotation_lines(report(*(failing(model=f"m{n:03}") for n in range(count))), tmp_path)
     assert len(lines) == shown <= MOST_ANNOTATIONS
     assert (f"and {count - shown + 1} more" in lines[-1]) == (count > shown)
 
@@ -59,27 +59,27 @@ def test_a_users_own_model_is_annotated_at_its_function():
     source = Path(own_models.__file__)
     folder = source.parents[2]
     found = report(failing(model="own:tests.conformance.own_models:module"))
-    properties, _ = unescaped(*annotations(found, folder))
+    properties, _ = unescaped(*annotation_lines(found, folder))
     assert properties["file"] == "tests/conformance/own_models.py"
     assert source.read_text("utf-8").splitlines()[int(properties["line"]) - 1] == "def module():"
-    properties, _ = unescaped(*annotations(found, folder / "docs"))
+    properties, _ = unescaped(*annotation_lines(found, folder / "docs"))
     assert set(properties) == {"title"}  # the file lies elsewhere
     assert "no.such.module" not in sys.modules
-    properties, _ = unescaped(*annotations(report(failing(model="own:no.such.module:f")), folder))
+    properties, _ = unescaped(*annotation_lines(report(failing(model="own:no.such.module:f")), folder))
     assert set(properties) == {"title"}
 
 
 def test_an_expected_failure_that_did_not_come_is_annotated_at_its_line(tmp_path):
     entry = {"name": "vit/R1", "where": "ci/expected.toml, line 7", "said": "known, https://bugs/1"}
-    properties, message = unescaped(*annotations(report(PASS, unmet=[entry]), tmp_path))
+    properties, message = unescaped(*annotation_lines(report(PASS, unmet=[entry]), tmp_path))
     assert (properties["file"], properties["line"]) == ("ci/expected.toml", "7")
     assert "vit/R1" in message
 
 
 def test_a_red_step_without_a_failure_says_why(tmp_path):
-    assert annotations(report(PASS), tmp_path) == []
-    assert "NOTHING SHOWN" in annotations(report(), tmp_path)[0]
-    assert "CUT SHORT" in annotations(report(PASS, complete=False), tmp_path)[0]
+    assert annotation_lines(report(PASS), tmp_path) == []
+    assert "NOTHING SHOWN" in annotation_lines(report(), tmp_path)[0]
+    assert "CUT SHORT" in annotation_lines(report(PASS, complete=False), tmp_path)[0]
 
 
 def test_summary_has_what_a_reviewer_asks():
