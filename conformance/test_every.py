@@ -25,7 +25,8 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Give the test its model types, in one order on every worker."""
     entries = options.entries(metafunc.config)
-    metafunc.parametrize("entry", entries, ids=[entry.name for entry in entries])
+    ids = [entry.name for entry in entries]
+    metafunc.parametrize("entry", entries or [options.nothing(1)], ids=ids or None)
 
 
 @pytest.fixture(scope="module")
