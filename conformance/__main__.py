@@ -165,8 +165,13 @@ def _show(options: argparse.Namespace, environments: Sequence[Report]) -> None:
     """Write the page that was asked for; else print a table for each environment, or one for all."""
     from conformance.report import versions
 
+    if (options.baseline or options.bench) and not options.html:
+        raise _UsageError("--baseline and --bench are shown in the page of --html PATH")
     if options.svg:
         Path(options.svg).write_text(picture.render(environments), encoding="utf-8")
+    if options.html or options.badge:
+        _write_html_and_badge(options, environments)
+        return
     if options.models_markdown:
         _write_page(models, environments, Path(options.models_markdown))
         return
@@ -191,6 +196,20 @@ def _show(options: argparse.Namespace, environments: Sequence[Report]) -> None:
             print(markdown.render(merged))
         else:
             _print_table(merged)
+
+
+def _write_html_and_badge(options: argparse.Namespace, environments: Sequence[Report]) -> None:
+    """Write the HTML page, with what it is compared with and the benches, and the badge, where asked."""
+    from conformance.report import badge, benches, html
+
+    if options.badge:
+        Path(options.badge).write_text(badge.render(environments), encoding="utf-8")
+    if options.html:
+        if importlib.util.find_spec("jinja2") is None:
+            raise _UsageError("--html is made with jinja2, which is not installed: pip install jinja2")
+        baseline = merge([read(path) for path in options.baseline]) if options.baseline else None
+        page = html.render(environments, baseline, [benches.read(path) for path in options.bench])
+        Path(options.html).write_text(page, encoding="utf-8")
 
 
 def _write_page(page: ModuleType, environments: Sequence[Report], path: Path) -> None:
@@ -235,6 +254,14 @@ def _parser() -> argparse.ArgumentParser:
     reports.add_argument("paths", nargs="+", type=Path, metavar="PATH")
     reports.add_argument("--markdown", action="store_true", help="as Markdown, for a README")
     reports.add_argument("--svg", metavar="PATH", help="draw the tables side by side, as a picture")
+    reports.add_argument("--html", metavar="PATH", help="write one page of everything, for a browser")
+    reports.add_argument(
+        "--baseline", nargs="+", default=[], type=Path, metavar="PATH", help="with --html: say what changed since these"
+    )
+    reports.add_argument(
+        "--bench", nargs="+", default=[], type=Path, metavar="PATH", help="with --html: show what bench --json wrote"
+    )
+    reports.add_argument("--badge", metavar="PATH", help="write the result as a badge, an SVG file")
     reports.add_argument("--models-markdown", metavar="PATH", help="write the page of every model type there")
     reports.add_argument("--methods-markdown", metavar="PATH", help="write the page of every method of PEFT there")
     reports.add_argument(
