@@ -209,7 +209,7 @@ def _write_html_and_badge(options: argparse.Namespace, environments: Sequence[Re
             raise _UsageError("--html is made with jinja2, which is not installed: pip install jinja2")
         baseline = merge([read(path) for path in options.baseline]) if options.baseline else None
         page = html.render(environments, baseline, [benches.read(path) for path in options.bench])
-        Path(options.html).write_text(page, encoding="utf-8")
+        Path(options.html).write_text(page, encoding="utf-8", errors="replace")
 
 
 def _write_page(page: ModuleType, environments: Sequence[Report], path: Path) -> None:

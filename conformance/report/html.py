@@ -171,15 +171,20 @@ def _sentence(check: str) -> str:
 
 
 def _where(positions: Sequence[int], columns: Sequence[Run], line: Optional[Line] = None) -> str:
-    """Return the runs at `positions` in words; "all 20" where `line` has verdicts in no others on that side."""
+    """Return the runs at `positions` in words; "all 20" where `line` has verdicts in no others on that side.
+
+    The side is named where there are two.
+    """
     said = []
-    for with_shim, side in ((True, "with the shim"), (False, "without it")):
+    both = len({run.with_shim for run in columns}) == 2
+    for with_shim, side in ((True, "with the shim: "), (False, "without it: ")):
+        side = side if both else ""
         here = [position for position in positions if columns[position].with_shim == with_shim]
         there = [run for run, cell in zip(columns, line.cells) if cell and run.with_shim == with_shim] if line else []
         if len(here) > 2 and len(here) == len(there):
-            said.append(f"{side}: all {len(here)}")
+            said.append(f"{side}all {len(here)}")
         elif here:
-            said.append(f"{side}: {', '.join(_spans([columns[position].name for position in here], here))}")
+            said.append(f"{side}{', '.join(_spans([columns[position].name for position in here], here))}")
     return "; ".join(said)
 
 

@@ -10,12 +10,12 @@
   const wanted = form.elements;
   const runs = all(".runs th[data-name]", grid);
   const articles = all("article");
-  const lines = all(".line", grid).map((row, index) => ({
+  const lines = all(".model tr:not(.head)", grid).map((row, index) => ({
     row,
     article: articles[index],
     group: row.parentNode,
     model: row.parentNode.dataset.model,
-    check: row.cells[0].title,
+    check: one("code", articles[index]).textContent,
     clauses: one("i", row).textContent.split(" "),
   }));
   // The first letter of a cell's class; what passed has none, but at the edge between the sides.
@@ -45,7 +45,7 @@
     const groups = new Set();
     let count = 0;
     for (const line of lines) {
-      const cells = [...line.row.cells].slice(1).filter((cell, at) => chosen[at] && cell.firstChild);
+      const cells = [...line.row.cells].slice(1).filter((cell, at) => chosen[at] && cell.firstElementChild);
       cells.forEach((cell) => cell.toggleAttribute("data-lit", only.includes(verdict(cell))));
       const shown = cells.some((cell) => !only || only.includes(verdict(cell)))
         && (!model || line.model === model)
@@ -91,6 +91,7 @@
     const entry = document.getElementById(link.hash.slice(1));
     const copy = entry.closest("article").cloneNode(true);
     copy.hidden = false;
+    one("h3", copy).prepend(one("summary b", entry.closest("details")).textContent, " ");
     one("#" + entry.id, copy).classList.add("chosen");
     // What is written once in the page is put in full where it is read.
     for (const same of all("a.same", copy)) {
