@@ -59,13 +59,13 @@ class Changes:
 def changes(runs: Sequence[Run], baseline: Sequence[Run]) -> Changes:
     """Return what changed from `baseline` to `runs`.
 
-    A run is held against the baseline's of the same name on the same side of the shim; where none has its name, against
-    the only one there on that side, as it is when a release was put in.
+    A run is held against the baseline's of the same name on the same side of the shim. Where each has one run alone on
+    that side these are held against each other, as it is when a release was put in.
     """
     compared: List[Compared] = []
     found: Dict[Tuple[str, str, str, str, str], List[int]] = {}
     for position, run in enumerate(runs):
-        before = _counterpart(run, baseline)
+        before = _counterpart(run, runs, baseline)
         then, now = _verdicts(before), _verdicts(run)
         for key, verdict in now.items():
             change = _change(then.get(key), verdict) if before else None
@@ -81,9 +81,10 @@ def changes(runs: Sequence[Run], baseline: Sequence[Run]) -> Changes:
     return Changes(tuple(compared), tuple(listed), tuple(run for run in baseline if id(run) not in met))
 
 
-def _counterpart(run: Run, baseline: Sequence[Run]) -> Optional[Run]:
+def _counterpart(run: Run, runs: Sequence[Run], baseline: Sequence[Run]) -> Optional[Run]:
+    alone = sum(other.with_shim == run.with_shim for other in runs) == 1
     side = [other for other in baseline if other.with_shim == run.with_shim]
-    named = [other for other in side if other.name == run.name] or side
+    named = [other for other in side if other.name == run.name] or (side if alone else [])
     return named[0] if len(named) == 1 else None
 
 

@@ -104,10 +104,12 @@ class Group:
     cells: Cells
 
     @property
-    def counts(self) -> List[Tuple[Outcome, int]]:
-        """How many verdicts have each outcome, worst first; those that none has are left out."""
-        found = Counter(cell.outcome for line in self.lines for cell in line.cells if cell)
-        return [(outcome, found[outcome]) for outcome in SEVERITY if found[outcome]]
+    def counts(self) -> List[Tuple[Entry, int]]:
+        """How many verdicts have each outcome, worst first, by an entry that has it; what a defect explains apart."""
+        cells = [cell for line in self.lines for cell in line.cells if cell]
+        examples = {_severity(cell.outcome, cell.by): cell for cell in cells}
+        found = Counter(_severity(cell.outcome, cell.by) for cell in cells)
+        return [(examples[severity], found[severity]) for severity in sorted(examples)]
 
 
 @dataclass(frozen=True)
@@ -202,7 +204,9 @@ def _in_order(item: Tuple[Tuple[str, str], Mapping[int, _Said]]) -> Tuple[object
 
 
 def _line(found: Mapping[int, _Said], width: int, written: _Written) -> Line:
-    by_severity = sorted(found, key=lambda position: (_severity(found[position]), position))
+    by_severity = sorted(
+        found, key=lambda position: (_severity(found[position].verdict.outcome, found[position].by), position)
+    )
     alike: Dict[str, Dict[Tuple[object, ...], Dict[int, _Said]]] = {}
     for position in by_severity:
         verdict, by = found[position]
@@ -214,9 +218,9 @@ def _line(found: Mapping[int, _Said], width: int, written: _Written) -> Line:
     return Line(worst.model, worst.check, worst.clauses, blocks, tuple(map(at.get, range(width))))
 
 
-def _severity(said: _Said) -> Tuple[int, bool]:
-    """Order what was said, worst first: what no defect explains is worse than what one does."""
-    return SEVERITY.index(said.verdict.outcome), bool(said.by)
+def _severity(outcome: Outcome, by: Sequence[Defect]) -> Tuple[int, bool]:
+    """Order outcomes, worst first: what no defect on record explains is worse than what one does."""
+    return SEVERITY.index(outcome), bool(by)
 
 
 def _block(reproduction: str, alike: Sequence[Mapping[int, _Said]], written: _Written) -> Block:
@@ -252,7 +256,7 @@ def _cut(text: str) -> str:
 
 def _worst(lines: Sequence[Line]) -> Cells:
     return tuple(
-        min(filter(None, column), key=lambda entry: (SEVERITY.index(entry.outcome), bool(entry.by)), default=None)
+        min(filter(None, column), key=lambda entry: _severity(entry.outcome, entry.by), default=None)
         for column in zip(*(line.cells for line in lines))
     )
 

@@ -84,3 +84,10 @@ def test_a_run_without_a_counterpart_is_said_to_have_none(report, verdict):
     assert found.compared[0].before is None
     assert not found.changes
     assert len(found.not_run) == 2
+
+
+def test_several_runs_are_not_all_held_against_the_only_one_there(report, verdict):
+    now = [report(verdict("fail"), name=name) for name in ("c05", "c10")]
+    found = compared(now, [report(verdict(), name="c01")])
+    assert [one.before for one in found.compared] == [None, None]
+    assert not found.changes

@@ -1,6 +1,6 @@
 """The page in a real browser: no errors, filters that filter, links that lead, readable without its script.
 
-Wants playwright (`pip install playwright`) and a Chromium of the system's (Debian: `apt-get install chromium`).
+Wants playwright (the extra `browser`) and a Chromium of the system's (Debian: `apt-get install chromium`).
 """
 
 import json
@@ -17,7 +17,7 @@ from conformance.report.jsonl import merge, read
 from conformance.verdict import Outcome
 
 pytest.importorskip("jinja2", reason="the page is made with jinja2: pip install jinja2")
-playwright = pytest.importorskip("playwright.sync_api", reason="no playwright here: pip install playwright")
+playwright = pytest.importorskip("playwright.sync_api", reason="no playwright here: pip install -e '.[browser]'")
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt-get install chromium")

@@ -94,6 +94,7 @@ def test_what_a_defect_on_record_explains_is_told_apart_and_hides_nothing_worse(
     by = {line.check: [defect.name for defect in line.cells[0].by] for line in found.groups[0].lines}
     assert by == {R1: ["hooks_without_kwargs"], "other": []}
     assert found.groups[0].cells[0].detail == "another thing"
+    assert [(bool(entry.by), count) for entry, count in found.groups[0].counts] == [(False, 1), (True, 1)]
     ((defect, clauses, where, count),) = defects(found)
     assert (defect.name, clauses, where, count) == ("hooks_without_kwargs", ("R1", "R7"), (0,), 1)
 
