@@ -250,6 +250,15 @@ def _parser() -> argparse.ArgumentParser:
     own.add_argument("model", metavar="PACKAGE:FUNCTION", help="it returns (model, inputs of two samples or more)")
     _add_run_options(own)
     own.set_defaults(command=check, on_record=False)
+    _add_report(commands)
+    command.add_parser(commands)
+    lists = commands.add_parser("list", help="list the models and the checks")
+    lists.add_argument("--models", default=TINY, metavar="NAMES", help=_MODELS)
+    lists.set_defaults(command=list_all)
+    return parser
+
+
+def _add_report(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     reports = commands.add_parser("report", help="show reports that were written before")
     reports.add_argument("paths", nargs="+", type=Path, metavar="PATH")
     reports.add_argument("--markdown", action="store_true", help="as Markdown, for a README")
@@ -277,11 +286,6 @@ def _parser() -> argparse.ArgumentParser:
     reports.add_argument("--outputs", metavar="PATH", help='append the counts there, such as "$GITHUB_OUTPUT"')
     _add_github_options(reports)
     reports.set_defaults(command=report)
-    command.add_parser(commands)
-    lists = commands.add_parser("list", help="list the models and the checks")
-    lists.add_argument("--models", default=TINY, metavar="NAMES", help=_MODELS)
-    lists.set_defaults(command=list_all)
-    return parser
 
 
 def _add_run_options(parser: argparse.ArgumentParser) -> None:

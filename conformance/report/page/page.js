@@ -68,7 +68,11 @@
   };
 
   form.addEventListener("input", filter);
-  form.addEventListener("reset", () => setTimeout(filter));
+  one("[type=reset]", form).addEventListener("click", (event) => {
+    event.preventDefault();
+    form.reset();
+    filter();
+  });
   form.addEventListener("submit", (event) => event.preventDefault());
   wanted.all.addEventListener("click", () => {
     const open = wanted.all.textContent === "open all";

@@ -43,6 +43,11 @@ def test_a_run_that_shows_nothing_is_not_hidden_by_one_that_does(report, verdict
     assert message(reports) == ("a run showed nothing, 1 exact, 1 refused", GREY)
 
 
+def test_one_run_cut_short_is_not_hidden_by_a_complete_one(report, verdict):
+    reports = [report(verdict()), report(verdict(), name="c01", complete=False)]
+    assert message(reports) == ("cut short, 2 exact", GREY)
+
+
 def test_the_command_writes_it_of_merged_reports(report, verdict, tmp_path):
     write(tmp_path / "one.jsonl", report(verdict("pass"), verdict("pass", model="vit")))
     write(tmp_path / "two.jsonl", report(verdict("fail")))

@@ -100,9 +100,9 @@ def test_what_a_defect_on_record_explains_is_told_apart_and_hides_nothing_worse(
 
 
 def test_with_the_shim_no_defect_upstream_is_an_excuse(report, verdict):
-    found = of(report(verdict("fail", check=R1, detail=KWARGS), packages=OLD))
-    assert not found.groups[0].cells[0].by
-    assert not defects(found)
+    wrong = verdict("fail", check=R1, detail=KWARGS)
+    found = of(*(report(wrong, packages=OLD, with_shim=with_shim) for with_shim in (True, False)))
+    assert [bool(cell.by) for cell in found.groups[0].cells] == [False, True]
 
 
 VERDICTS = st.builds(
