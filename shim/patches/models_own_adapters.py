@@ -56,7 +56,7 @@ def _telling_of_subclasses(owner: Any) -> Any:
 
     original = vars(owner).get("__init_subclass__")
 
-    def __init_subclass__(cls: Type[Any], **kwargs: Any) -> None:
+    def __init_subclass__(cls: Type[Any], /, **kwargs: Any) -> None:
         if original is None:
             super(owner, cls).__init_subclass__(**kwargs)
         else:

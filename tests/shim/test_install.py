@@ -42,7 +42,6 @@ PLACES = {
         ("peft.utils.other", "ModulesToSaveWrapper", "disable_adapters"),
     ],
     "models_own_adapters": [
-        ("transformers", "PreTrainedModel", "__call__"),
         ("transformers", "GenerationMixin", "generate"),
         ("transformers", "PreTrainedModel", "__init_subclass__"),
     ],
