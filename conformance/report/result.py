@@ -11,8 +11,9 @@ from conformance.verdict import Outcome
 class Result(enum.Enum):
     """A word and its exit code; 2 is wrong usage, which has no report.
 
-    FAILED: an answer was wrong, an expected failure did not come, or something could not be judged beside what was
-    shown. NOTHING_SHOWN: no check passed and none was wrong: all were refused, vacuous, expected to fail or impossible.
+    FAILED: an answer was wrong, an expected failure did not come, a check could not be examined, or one was vacuous
+    beside what was shown. NOTHING_SHOWN: no check passed and none failed: all were refused, vacuous, expected to fail
+    or do not apply.
     CUT_SHORT: the run was interrupted or died, and nothing was wrong until then.
     """
 
@@ -39,10 +40,10 @@ def exit_code(report: Report) -> int:
 def result(report: Report) -> Result:
     """Return what `report` comes to; PASSED only where `report.passed`."""
     outcomes = {verdict.outcome for verdict in report.verdicts}
-    if Outcome.FAIL in outcomes or report.unmet:
-        return Result.FAILED
     shown = Outcome.PASS in outcomes
-    if shown and any(outcome.fails_the_run for outcome in outcomes):
+    # Where nothing else was found either, vacuous checks show nothing, rather than something that is wrong.
+    fails = outcomes & {Outcome.FAIL, Outcome.ERROR, *([Outcome.VACUOUS] if shown else [])}
+    if fails or report.unmet:
         return Result.FAILED
     if not report.complete:
         return Result.CUT_SHORT

@@ -38,12 +38,12 @@ def test_run_that_fails_prints_a_reproduction_that_can_be_pasted(sandbox):
     assert "FAILED: 1 pass, 1 fail on 1 model" in ran.stdout
 
 
-@pytest.mark.parametrize("clause", ["R5", "S2"])
-def test_vacuous_and_error_fail_beside_what_passes(sandbox, clause):
-    assert sandbox.conformance("run", "--checks", f"R1,{clause}").returncode == FAILED
+@pytest.mark.parametrize("checks", ["R1,R5", "R1,S2", "S2"])
+def test_an_error_fails_and_so_does_what_is_vacuous_beside_what_passes(sandbox, checks):
+    assert sandbox.conformance("run", "--checks", checks).returncode == FAILED
 
 
-@pytest.mark.parametrize(("clause", "said"), [("R8", "2 refused"), ("R5", "2 vacuous"), ("S2", "2 error")])
+@pytest.mark.parametrize(("clause", "said"), [("R8", "2 refused"), ("R5", "2 vacuous")])
 def test_nothing_but_these_shows_nothing(sandbox, clause, said):
     ran = sandbox.conformance("run", "--checks", clause)
     assert ran.returncode == NOTHING_SHOWN

@@ -13,7 +13,7 @@ from conformance.settings import Settings
 from conformance.verdict import Outcome, Verdict
 from tests.conformance import own_models
 
-NEITHER = [outcome for outcome in Outcome if outcome not in (Outcome.PASS, Outcome.FAIL)]
+NEITHER = [Outcome.VACUOUS, Outcome.EXPECTED, Outcome.REFUSED, Outcome.SKIPPED]
 PASS = Verdict("bert", "rows_are_right", ("R1",), Outcome.PASS)
 
 
@@ -131,6 +131,7 @@ def test_summaries_are_appended(tmp_path):
         (report(PASS, unmet=[{}]), Result.FAILED),
         (report(PASS, failing(outcome=Outcome.VACUOUS)), Result.FAILED),
         (report(PASS, failing(outcome=Outcome.ERROR)), Result.FAILED),
+        (report(failing(outcome=Outcome.ERROR)), Result.FAILED),
         (report(PASS, failing(outcome=Outcome.EXPECTED)), Result.PASSED),
         (report(PASS, failing(outcome=Outcome.REFUSED)), Result.PASSED),
         (report(PASS, complete=False), Result.CUT_SHORT),
