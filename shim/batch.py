@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Dict, FrozenSet, List, Optional, Sequence, Tuple
 
+import torch
+from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
+
 from shim.errors import AdapterNamesError, RefusedError, UnknownAdapterError
 from shim.modules import Found, Layers, is_compiled, layer_kinds, layers_in_evaluation, walk
 from shim.selection import BASE, Selection
@@ -40,10 +43,18 @@ class MixedBatch:
     names: Tuple[str, ...]
     groups: Tuple[Group, ...]
     layers: Layers
+    in_evaluation: Optional[Tuple[str, ...]] = None
+    """For a model in training mode, its modules that are not; None for one in evaluation mode."""
+
+    @property
+    def is_training(self) -> bool:
+        """Whether the model is in training mode."""
+        return self.in_evaluation is not None
 
     def selection(self, adapter: str) -> Selection:
         """Return what the layers of the model should see while they run `adapter`."""
-        return Selection(self.model, adapter, {id(layer): holds(layer, adapter) for _, layer in self.layers})
+        held = {id(layer): holds(layer, adapter) for _, layer in self.layers}
+        return Selection(self.model, adapter, held, trains=self.is_training and torch.is_grad_enabled())
 
 
 def resolve(model: Any, adapter_names: Any) -> MixedBatch:
@@ -58,15 +69,22 @@ def resolve(model: Any, adapter_names: Any) -> MixedBatch:
     _check_loaded(model, names)
     _check_methods(model, names)
     layers = layers_in_evaluation(model, set(names))
+    in_evaluation = None
     if layers is None:
         modules = list(walk(model, set(names)))
-        _check_modules(modules)
+        _check_compiled(modules)
+        if model.training:
+            in_evaluation = tuple(found.name for found in modules if not found.module.training)
+            if len(set(names)) > 1:
+                _check_statistics(modules)
+        else:
+            _check_evaluation_mode(modules)
         layers = tuple((found.name, found.module) for found in modules if found.is_layer)
     _check_state(layers)
     rows: Dict[str, List[int]] = {}
     for row, name in enumerate(names):
         rows.setdefault(name, []).append(row)
-    return MixedBatch(model, names, tuple(Group(name, tuple(r)) for name, r in rows.items()), layers)
+    return MixedBatch(model, names, tuple(Group(name, tuple(r)) for name, r in rows.items()), layers, in_evaluation)
 
 
 def is_row_wise(config: Any) -> bool:
@@ -147,14 +165,13 @@ def _check_methods(model: Any, names: Tuple[str, ...]) -> None:
             raise RefusedError(f"adapter {adapter!r} {reason}. Run its rows in a call of their own instead")
 
 
-def _check_modules(modules: List[Found]) -> None:
+def _check_compiled(modules: List[Found]) -> None:
     for found in modules:
         if is_compiled(found.module):
             raise RefusedError(
                 f"{found.name or 'the model'} is compiled (torch.compile), and its graph keeps the adapter that it "
                 "was traced with. Pass the uncompiled model for mixed batches"
             )
-    _check_evaluation_mode(modules)
 
 
 def _check_state(layers: Layers) -> None:
@@ -182,8 +199,26 @@ def _check_evaluation_mode(modules: List[Found]) -> None:
         is_random = getattr(module, "p", 0) > 0 if "Dropout" in type(module).__name__ else False
         if not found.inside or is_random or hasattr(module, "running_mean"):
             raise RefusedError(
-                f"Cannot pass `adapter_names` when the model is in training mode, as {found.name or 'the model'} is: "
-                "dropout and batch statistics would differ from each adapter's own run. Call model.eval() first"
+                f"Cannot pass `adapter_names` when the model is in evaluation mode, but {found.name} in training mode: "
+                "its dropout or batch statistics would be in the answer. Call model.eval(), or model.train() to train"
+            )
+
+
+def _check_statistics(modules: List[Found]) -> None:
+    """Check that no module normalises by the statistics of the batch, nor keeps running ones.
+
+    Raises:
+        RefusedError: one does: a row would depend on the other adapters' rows.
+    """
+    for found in modules:
+        module: Any = found.module
+        if not module.training or not isinstance(module, _NormBase):
+            continue
+        if isinstance(module, _BatchNorm) or module.track_running_stats:
+            raise RefusedError(
+                f"{found.name} ({type(module).__name__}) takes its statistics from the batch in training mode, so that "
+                "each adapter's rows would depend on the others'. Leave it in evaluation mode, as is usual over a "
+                "frozen base: after model.train(), call .eval() on such modules"
             )
 
 

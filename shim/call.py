@@ -22,6 +22,7 @@ from shim.routing.sampling import check_generators, drawing_from
 from shim.routing.split import run_per_sample, run_plain
 from shim.routing.trace import Owners
 from shim.selection import is_selected, select
+from shim.training import check_training
 
 Method = Callable[..., Any]
 Run = Callable[[Callable[..., Any], MixedBatch, Inputs, Owners], Any]
@@ -102,6 +103,8 @@ def _no_adapters(model: Any) -> str:
 
 def _call(original: Method, run: Run, model: Any, args: Sequence[Any], kwargs: Mapping[str, Any], names: Any) -> Any:
     batch = resolve(model, names)
+    if batch.is_training:
+        check_training(batch, generates=run is run_generate)
     given = dict(kwargs)
     owners = given.pop("owners", None)
     per_sample = run is run_forward and given.pop("per_sample", False)

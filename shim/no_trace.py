@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import random
 from contextlib import contextmanager
-from typing import Any, Dict, Iterator, List, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Tuple
 
+import numpy
 import torch
 
 from shim.modules import base_model_of
@@ -15,30 +17,30 @@ _ABSENT: Any = object()
 
 
 @contextmanager
-def generators_restored() -> Iterator[None]:
-    """Put every torch random generator back as it was, the samples' own too, however the block ends."""
-    states = _generator_states()
+def nothing_changed(model: Any) -> Iterator[None]:
+    """Put every random generator back as it was, and in training mode the model's buffers, however the block ends."""
+    restore = _state_of(model)
     try:
         yield
     finally:
-        _restore_generators(states)
+        restore()
 
 
 @contextmanager
 def failure_leaves_no_trace(model: Any, caches: Dict[str, Any]) -> Iterator[None]:
-    """Put back random generators and `caches` where the block raises, and PEFT's own writes in any case.
+    """Put back generators, buffers and `caches` where the block raises, and PEFT's own writes in any case.
 
     `PeftModelForCausalLM.generate` writes two attributes on the base model, and takes them back after an
     `Exception` but not after a KeyboardInterrupt. transformers' generate keeps its static cache on the model for the
     next call, which one that failed before its first forward leaves unfit for any.
     """
-    states = _generator_states()
+    restore = _state_of(model)
     before = {name: map_leaves(lambda _, leaf: leaf, cache) for name, cache in caches.items()}
     written = _attributes_that_generate_writes(model)
     try:
         yield
     except BaseException:
-        _restore_generators(states)
+        restore()
         for name, cache in caches.items():
             replace_state(cache, before[name])
         raise
@@ -57,6 +59,37 @@ def _attributes_that_generate_writes(model: Any) -> List[Tuple[Any, str, Any]]:
         tuner = model.base_model
         owners += [(tuner, "prepare_inputs_for_generation"), (tuner, "generation_config")]
     return [(owner, name, vars(owner).get(name, _ABSENT)) for owner, name in owners]
+
+
+def _state_of(model: Any) -> Callable[[], None]:
+    """Return what puts back what a forward may change by itself.
+
+    In training mode that is buffers (spectral norms, codebooks, counters) too, and models draw by numpy and Python,
+    whose generators a call in evaluation mode leaves to other threads.
+    """
+    states = _generator_states()
+    if not model.training:
+        return lambda: _restore_generators(states)
+    python, array = random.getstate(), numpy.random.get_state()
+    buffers = [
+        (module._buffers, name, buffer, buffer._version, buffer.detach().clone())
+        for module in model.modules()
+        for name, buffer in module._buffers.items()
+        if buffer is not None
+    ]
+
+    def restore() -> None:
+        _restore_generators(states)
+        random.setstate(python)
+        numpy.random.set_state(array)
+        for held, name, buffer, version, value in buffers:
+            held[name] = buffer
+            # Only where it was written to: a graph that waits for its backward may hold it, and knows it by version.
+            if buffer._version != version:
+                with torch.no_grad():
+                    buffer.copy_(value)
+
+    return restore
 
 
 def _generator_states() -> Tuple[Any, List[Any], List[Any]]:

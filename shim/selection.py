@@ -16,6 +16,8 @@ from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Tuple
 
 import torch
 
+from shim.errors import RefusedError
+
 BASE = "__base__"
 
 
@@ -29,6 +31,13 @@ class Route:
     def asked(self, layer: Any) -> None:
         """Take note that `layer` was asked for its adapter outside of its own forward."""
 
+    def again(self) -> Optional[Callable[[], Route]]:
+        """Return what makes a route for the layer calls from here on, to run them once more after the call.
+
+        None for a call without gradients, of which nothing is run again.
+        """
+        return None
+
 
 @dataclass(frozen=True)
 class Selection:
@@ -37,12 +46,14 @@ class Selection:
     `holds` maps the id of each adapter layer of `model` to whether that layer has weights for `adapter`. A
     layer that is not in it belongs to another model (an assistant, a reward model) and keeps its own state.
     `route`, where there is one, runs the layers in place of their own forward: each row under its own adapter.
+    `trains`: whether the call is one of training, with gradients.
     """
 
     model: Any
     adapter: str
     holds: Mapping[int, bool]
     route: Optional[Route] = None
+    trains: bool = False
 
 
 _CURRENT: ContextVar[Optional[Selection]] = ContextVar("shim_selection", default=None)
@@ -63,6 +74,11 @@ def is_selected() -> bool:
     return not _is_compiling() and _CURRENT.get() is not None
 
 
+def selected() -> Optional[Selection]:
+    """Return the selection of the running call; None where it has none."""
+    return None if _is_compiling() else _CURRENT.get()
+
+
 def selected_adapter() -> Optional[str]:
     """Return the adapter that the running call has selected; None where it has no selection."""
     selection = _CURRENT.get()
@@ -76,12 +92,30 @@ def routed(original: Callable[..., Any]) -> Callable[..., Any]:
     def forward(layer: Any, *args: Any, **kwargs: Any) -> Any:
         if not _is_compiling():
             selection = _CURRENT.get()
-            if selection is not None and selection.route is not None and id(layer) in selection.holds:
-                return selection.route.run_layer(layer, original, args, kwargs)
+            if selection is not None and id(layer) in selection.holds:
+                if selection.trains and not torch.is_grad_enabled():
+                    _refuse_without_gradients(layer)
+                if selection.route is not None:
+                    return selection.route.run_layer(layer, original, args, kwargs)
         return original(layer, *args, **kwargs)
 
     forward.is_routed = True  # type: ignore[attr-defined]
     return forward
+
+
+def _refuse_without_gradients(layer: Any) -> None:
+    """Refuse a layer that a training call runs without gradients, but for torch's own checkpoints (`recompute`).
+
+    Another library's checkpoint would run it again in the backward pass, where the call's names are not known.
+
+    Raises:
+        RefusedError: always.
+    """
+    raise RefusedError(
+        f"a {type(layer).__name__} with adapters is run under torch.no_grad() inside a training call: a part that "
+        "cannot train, or a checkpoint other than torch.utils.checkpoint, which would forget the names. Target no "
+        "layers there, checkpoint by torch.utils.checkpoint, or run one adapter a call without names"
+    )
 
 
 def is_routed_by(route: Route) -> bool:

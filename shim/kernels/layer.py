@@ -23,17 +23,27 @@ class Memory:
         self.scratch = Scratch()
 
 
-def run_linear(layer: Any, x: torch.Tensor, dim: Optional[int], table: RowTable, memory: Memory) -> Any:
+def run_linear(
+    layer: Any, x: torch.Tensor, dim: Optional[int], table: RowTable, memory: Memory, training: bool = False
+) -> Any:
     """Return the output of a `lora.Linear` for `x` (..., in), each row of `table` along `dim` under its adapter.
+
+    Differentiable wherever gradients are enabled, to each adapter's own weights.
 
     Args:
         dim: the dimension of the rows; None where all dimensions but the last count as one.
         memory: what the layers of a call share.
+        training: whether adapters may drop out.
     """
+    dropped = _dropout_of_all(layer, table.adapters) if training else 0.0
+    if dropped is None:
+        return run_modules(layer, x, dim, table)
     products = _products(layer, x.numel() // (table.size * x.shape[-1]), table, memory)
     if products is None:
         return run_modules(layer, x, dim, table)
-    y: torch.Tensor = layer.base_layer(x)
+    y = _writable(layer.base_layer(x))
+    if dropped:
+        x = torch.nn.functional.dropout(x.to(_dtype(layer, table.adapters[0])), dropped)
     if dim is None:
         rows, out = x.reshape(-1, 1, x.shape[-1]), y.reshape(-1, 1, y.shape[-1])
     elif dim == 0 and x.dim() == 3:  # in decoding each view counts
@@ -49,7 +59,9 @@ def run_linear(layer: Any, x: torch.Tensor, dim: Optional[int], table: RowTable,
 
 def _products(layer: Any, tokens: int, table: RowTable, memory: Memory) -> Optional[Iterable[Product]]:
     """Return what to add to the rows of `table`, of `tokens` tokens each; None where modules must be called."""
-    banks = memory.banks if tokens <= KEPT_UP_TO and len(table.adapters) > 1 else None
+    # With gradients nothing is kept: a kept copy belongs to one graph, and is stale after the optimizer's next step.
+    kept = tokens <= KEPT_UP_TO and len(table.adapters) > 1 and not torch.is_grad_enabled()
+    banks = memory.banks if kept else None
     key = (id(layer), id(table))
     if banks is not None and key in banks:
         return banks[key]
@@ -80,7 +92,7 @@ def run_modules(layer: Any, x: torch.Tensor, dim: Optional[int], table: RowTable
         x: (..., in) for a linear layer, (...) for an embedding, (rows, ...) for a convolution.
         dim: the dimension of the rows; None where all that are not features count as one.
     """
-    y: torch.Tensor = layer.base_layer(x)
+    y = _writable(layer.base_layer(x))
     shape = y.shape
     if dim is None:
         features = y.dim() - 1
@@ -97,4 +109,25 @@ def _product(layer: Any, x: torch.Tensor, adapter: str) -> Any:
         down, up = layer.lora_embedding_A[adapter], layer.lora_embedding_B[adapter]
         return (layer._embed(x, down.T) @ up.T) * layer.scaling[adapter]
     down, up = layer.lora_A[adapter], layer.lora_B[adapter]
-    return up(down(x.to(down.weight.dtype))) * layer.scaling[adapter]
+    return up(down(layer.lora_dropout[adapter](x.to(down.weight.dtype)))) * layer.scaling[adapter]
+
+
+def _writable(y: torch.Tensor) -> torch.Tensor:
+    """Return what the base layer returned, to be added to in place: a copy where a graph or a hook may hold it."""
+    return y.clone() if torch.is_grad_enabled() else y
+
+
+def _dropout_of_all(layer: Any, adapters: Sequence[str]) -> Optional[float]:
+    """Return the probability with which all `adapters` drop out; None where they differ, or drop in another way."""
+    found = set()
+    for adapter in adapters:
+        module = layer.lora_dropout[adapter]
+        if type(module) not in (torch.nn.Dropout, torch.nn.Identity) or module._forward_hooks:
+            return None
+        found.add(float(module.p) if module.training and type(module) is torch.nn.Dropout else 0.0)
+    return found.pop() if len(found) == 1 else None
+
+
+def _dtype(layer: Any, adapter: str) -> torch.dtype:
+    dtype: torch.dtype = layer.lora_A[adapter].weight.dtype
+    return dtype

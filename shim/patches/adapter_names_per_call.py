@@ -15,7 +15,9 @@ def is_broken() -> bool:
 
 def replacements() -> Sequence[Replacement]:
     """Let layers leave their rows to the call and ask it for their adapter, and models take `adapter_names`."""
-    return [*_layer_properties(), *_model_methods()]
+    from shim import recompute
+
+    return [*_layer_properties(), *_model_methods(), *recompute.replacements()]
 
 
 def _layer_properties() -> Iterator[Replacement]:

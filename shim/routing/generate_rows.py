@@ -16,7 +16,7 @@ import torch
 from shim.batch import MixedBatch
 from shim.errors import Unroutable
 from shim.modules import base_model_of
-from shim.no_trace import generators_restored
+from shim.no_trace import nothing_changed
 from shim.routing.inputs import Inputs, cloned, main_input_names, parameter_names, root_name
 from shim.routing.layers import tensors_of
 from shim.routing.owners import CONSTANT, MIXED
@@ -164,7 +164,7 @@ def follow_rows(function: Callable[..., Any], batch: MixedBatch, inputs: Inputs,
     tracer = Tracer(len(batch.names))
     route = RowFollower(tracer, batch)
     selection = replace(batch.selection(BASE), route=route)
-    with generators_restored(), torch.inference_mode(False), torch.no_grad(), select(selection):
+    with nothing_changed(batch.model), torch.inference_mode(False), torch.no_grad(), select(selection):
         copies = cloned(inputs)
         seed(tracer, copies, range(len(batch.names)), owners)
         with units_told(batch.model, route), tracer:

@@ -171,7 +171,7 @@ def run_rows(
             return forward(layer, *args, **kwargs)
     if not kwargs and len(args) == 1 and groups.is_plain_lora(layer):
         if kind is Kind.LINEAR:
-            return run_linear(layer, args[0], rule.dim, rows.table, groups.memory)
+            return run_linear(layer, args[0], rule.dim, rows.table, groups.memory, groups.batch.is_training)
         if kind is Kind.CONVOLUTION or _is_plain_embedding(layer):
             return run_modules(layer, args[0], rule.dim, rows.table)
     return _run_grouped(kind, layer, forward, args, kwargs, rule, groups, rows.found)

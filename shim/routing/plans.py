@@ -214,12 +214,13 @@ def _caches(caches: Mapping[str, Any]) -> Hashable:
 
 
 def _state_of(batch: MixedBatch) -> Hashable:
-    """Return what a plan hangs on of the model and of torch: layers, attention, dtype, device, autocast."""
+    """Return what a plan hangs on of the model and of torch: layers, attention, dtype, device, autocast, mode."""
     layers = tuple((name, type(layer).__name__, _base_name(layer)) for name, layer in batch.layers)
     first = next(batch.model.parameters(), None)
     kind = None if first is None else (str(first.dtype), str(first.device))
     allowed = tuple(sorted(policy.chosen().mixed_outputs))
-    return (layers, _attention(getattr(batch.model, "config", None)), kind, _autocast(), allowed)
+    modes = batch.in_evaluation
+    return (layers, _attention(getattr(batch.model, "config", None)), kind, _autocast(), allowed, modes)
 
 
 def _autocast() -> Hashable:

@@ -3,12 +3,13 @@
 The rehearsal answers three questions that no shape can: whether every input that was taken to hold one entry
 per sample does, whether the model keeps its samples apart, and where the samples lie in each output. It runs
 once for each structure of inputs (names, ranks and types of the tensors, all other arguments by value), under
-`no_grad`, with the generators put back. Where an input's meaning hangs on data (images packed beside text),
-it runs at every call.
+`no_grad`, with the generators put back; in training mode without chance, which would tell a batch from
+its parts. Where an input's meaning hangs on data (images packed beside text), it runs at every call.
 """
 
 from __future__ import annotations
 
+import functools
 import threading
 import weakref
 from dataclasses import dataclass
@@ -18,7 +19,8 @@ import torch
 
 from shim.batch import MixedBatch, method_of
 from shim.errors import RefusedError
-from shim.no_trace import generators_restored
+from shim.no_trace import nothing_changed
+from shim.routing.chance import without_chance
 from shim.routing.inputs import PER_SAMPLE, SHARED, Inputs, root_name, sample_paths, take, with_caches_cloned
 from shim.routing.layout import Layout, find_layout
 from shim.selection import BASE, select
@@ -73,8 +75,9 @@ def _rehearse(run: Run, batch: MixedBatch, inputs: Inputs) -> Plan:
     """Rehearse under the base model, and under one adapter of each method whose layers may mix samples."""
     paths = sample_paths(inputs, len(batch.names))
     layouts = []
+    steady = functools.partial(without_chance, batch.is_training)
     for adapter in (BASE, *_adapters_to_rehearse(batch).values()):
-        with torch.no_grad(), generators_restored(), select(batch.selection(adapter)):
+        with torch.no_grad(), nothing_changed(batch.model), select(batch.selection(adapter)), steady():
             whole = run(with_caches_cloned(inputs))
             parts = [_run_part(run, batch, inputs, paths, group.rows) for group in batch.groups]
         layouts.append(find_layout(whole, parts, batch.groups))
@@ -120,7 +123,7 @@ def _key(kind: str, batch: MixedBatch, inputs: Inputs) -> Optional[Hashable]:
         return None  # images or sound beside text: which sample each belongs to may be in the data
     if len(undocumented) > 1 and not all(_rows_differ(tensor) for tensor in undocumented):
         return None  # rows that are alike cannot tell a tensor per sample from one for the whole batch
-    parts: List[Hashable] = [kind, inputs.positional, *sorted(_adapters_to_rehearse(batch))]
+    parts: List[Hashable] = [kind, inputs.positional, batch.in_evaluation, *sorted(_adapters_to_rehearse(batch))]
     for path, leaf in inputs.leaves().items():
         if path in tensors:
             parts.append((path, leaf.dim(), leaf.dtype, leaf.dim() > 0 and leaf.shape[0] == count))

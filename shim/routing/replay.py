@@ -29,10 +29,15 @@ class PlanChanged(Exception):
 class Replay(Route):
     """Runs the k-th layer call of a forward by the k-th entry of its plan."""
 
-    def __init__(self, plan: Plan, batch: MixedBatch, groups: RowGroups) -> None:
-        self._plan, self._groups = plan, groups
+    def __init__(self, plan: Plan, batch: MixedBatch, groups: RowGroups, start: int = 0) -> None:
+        self._plan, self._batch, self._groups = plan, batch, groups
         self._names = groups.names
-        self._next = 0
+        self._next = start
+
+    def again(self) -> Callable[[], Replay]:
+        """Return what makes a route for the layer calls from here on."""
+        start = self._next
+        return lambda: Replay(self._plan, self._batch, self._groups, start)
 
     def run_layer(self, layer: Any, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         """Run each row of `layer` under the adapter of its sample.
@@ -82,6 +87,12 @@ class Live(Route):
         self._known: Dict[Any, PlannedCall] = {}
         for call in plan.calls:
             self._known.setdefault((call.layer, call.shape), call)
+        self._done: List[PlannedCall] = []
+
+    def again(self) -> Callable[[], Replay]:
+        """Return what makes a route for the layer calls from here on, their rows being those that they have now."""
+        start = len(self._done)
+        return lambda: Replay(Plan(tuple(self._done), ()), self._groups.batch, self._groups, start)
 
     def asked(self, layer: Any) -> None:
         """Note that the layer's adapter decides something that is not its own forward."""
@@ -108,6 +119,7 @@ class Live(Route):
         with self._tracer.paused():
             owners = [self._filled(call, known, index, one) for index, one in enumerate(ids)]
             rules = [rule_of(one) for one in owners]
+            self._done.append(replace(call, rules=tuple(rules)))
             output = run_rows(call.kind, layer, forward, args, kwargs, rules, self._groups)
             self._recorder.write(owners, by_data, output)
         return output
@@ -168,7 +180,7 @@ def run_live(
         with modules_told(tracer, groups.batch), tracer:
             output = own.call(function)
         state = {"output": output, "state": caches}
-        check_outputs(tracer, settle(tracer, state, rows), state, rows)
+        check_outputs(tracer, settle(tracer, state, rows), state, rows, groups.batch)
     return output
 
 

@@ -11,7 +11,7 @@ import torch
 from shim import policy
 from shim.batch import MixedBatch
 from shim.errors import Unroutable
-from shim.no_trace import generators_restored
+from shim.no_trace import nothing_changed
 from shim.routing.inputs import SHARED, Inputs, cloned, root_name
 from shim.routing.layers import tensors_of
 from shim.routing.lifting import Lifts, ways_to_lift
@@ -26,6 +26,9 @@ from shim.selection import BASE, is_routed, select
 
 # What an earlier call has computed: adapters may have changed it.
 _STATES = frozenset("past_key_values mems encoder_outputs encoder_hidden_states inputs_embeds".split())
+
+# Of all samples in training mode: the loss of a model of transformers, or a model's only output.
+_LOSSES = frozenset({"output.loss", "output"})
 
 Owners = Mapping[str, RowRule]
 """For inputs that are not one entry per sample: whose each index is, along one dimension."""
@@ -73,8 +76,8 @@ def _run(
     """Run the base model once; the layers in `lifts` get a row for each sample in the place of one that all share."""
     tracer = Tracer(max(rows) + 1)
     recorder = Recorder(tracer, batch, lifts)
-    selection = replace(batch.selection(BASE), route=recorder)
-    with generators_restored(), torch.inference_mode(False), torch.no_grad(), select(selection):
+    selection = replace(batch.selection(BASE), route=recorder, trains=False)
+    with nothing_changed(batch.model), torch.inference_mode(False), torch.no_grad(), select(selection):
         copies = cloned(inputs)
         seed(tracer, copies, rows, owners)
         with modules_told(tracer, batch), tracer:
@@ -83,7 +86,8 @@ def _run(
         problem = None
         settlement = settle(tracer, state, rows)
         try:
-            check_outputs(tracer, settlement, state, rows)
+            check_outputs(tracer, settlement, state, rows, batch)
+            check_buffers(tracer, batch)
         except Unroutable as unroutable:
             problem = unroutable
     calls = tuple(_settled(call, settlement, tracer) for call in recorder.calls)
@@ -153,8 +157,10 @@ def settle(tracer: Tracer, output: Any, rows: Sequence[int]) -> Settlement:
     return tracer.lattice.settle()
 
 
-def check_outputs(tracer: Tracer, settlement: Settlement, output: Any, rows: Sequence[int]) -> None:
+def check_outputs(tracer: Tracer, settlement: Settlement, output: Any, rows: Sequence[int], batch: MixedBatch) -> None:
     """Check that each row of the output holds its own sample.
+
+    In training mode a single number that is the loss is of all samples, and its gradient each adapter's own.
 
     Raises:
         Unroutable: an output mixes samples, or a value escaped whose owner matters.
@@ -164,8 +170,20 @@ def check_outputs(tracer: Tracer, settlement: Settlement, output: Any, rows: Seq
     expected = torch.tensor(rows, dtype=torch.int32) + 1
     allowed = policy.chosen().mixed_outputs
     for path, tensor in tensors_of(output):
-        if shown(path).strip("'") not in allowed:
+        is_loss = batch.is_training and path in _LOSSES and tensor.dim() == 0
+        if shown(path).strip("'") not in allowed and not is_loss:
             _check_output(path, tensor, tracer, settlement, expected)
+
+
+def check_buffers(tracer: Tracer, batch: MixedBatch) -> None:
+    """Check that the forward of a model in training mode keeps nothing that adapters change.
+
+    Raises:
+        Unroutable: a buffer has part in it, so that rows of later calls would depend on all adapters of this one.
+    """
+    for name, buffer in batch.model.named_buffers() if batch.is_training else ():
+        if tracer.store.tainted(buffer):
+            raise Unroutable(f"the buffer {name} is written with what adapters change")
 
 
 def _check_output(
