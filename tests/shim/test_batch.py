@@ -114,10 +114,13 @@ def test_names_are_checked_before_the_models_state(model):
     assert_refused(model, ["dan"], shim.UnknownAdapterError)
 
 
-def test_training_mode_is_refused(model):
-    model.train()
-    assert_refused(model, ["ann"], shim.RefusedError, "training mode", "model.eval()")
-    assert resolve(model.eval(), ["ann"]).names == ("ann",)
+def test_a_batch_tells_the_mode_of_its_model(model):
+    assert not resolve(model.eval(), ["ann"]).is_training
+    batch = resolve(model.train(), ["ann"])
+    assert batch.is_training
+    assert batch.in_evaluation == ()
+    model.base_model.model.head.eval()
+    assert resolve(model, ["ann"]).in_evaluation != ()
 
 
 @pytest.mark.parametrize("names", [["ann", "cat"], ["cat"], ["__base__"]])

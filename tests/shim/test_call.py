@@ -268,7 +268,7 @@ def test_an_adapter_added_after_eval_is_refused_only_where_it_drops_out(dropout)
     assert not model.training
     with torch.no_grad():
         if dropout:
-            with pytest.raises(shim.RefusedError, match=r"training mode, as .*lora_dropout\.cat is"):
+            with pytest.raises(shim.RefusedError, match=r"lora_dropout\.cat in training mode"):
                 model(input_ids=tokens(), adapter_names=["cat", *NAMES[1:]])
             model(input_ids=tokens(), adapter_names=NAMES)  # which do not use it
             model.eval()
@@ -278,7 +278,7 @@ def test_an_adapter_added_after_eval_is_refused_only_where_it_drops_out(dropout)
 def test_a_layer_left_in_training_mode_is_refused_by_name():
     model = llama()
     model.base_model.model.model.layers[0].train()
-    with pytest.raises(shim.RefusedError, match=r"training mode, as base_model\.model\.model\.layers\.0 is"):
+    with pytest.raises(shim.RefusedError, match=r"base_model\.model\.model\.layers\.0 in training mode"):
         model(input_ids=tokens(), adapter_names=NAMES)
 
 

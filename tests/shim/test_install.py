@@ -85,6 +85,7 @@ def owners():
     import torch.distributed.nn.api.remote_module
     import torch.fx._symbolic_trace
     import torch.jit._recursive
+    import torch.utils.checkpoint
     import torch.utils.hooks
     import transformers
 
@@ -93,6 +94,7 @@ def owners():
     found = [transformers.Pipeline, transformers.integrations.PeftAdapterMixin, *generating]
     found += [transformers.PreTrainedModel] if transformers.PreTrainedModel not in found else []
     found += [torch.nn.Module, torch.utils.hooks.RemovableHandle]
+    found += [torch.utils.checkpoint, torch.utils.checkpoint.CheckpointFunction]
     found += [torch.fx._symbolic_trace, torch.jit._recursive, torch.distributed.nn.api.remote_module]
     for name, module in sorted(sys.modules.items()):
         if name.split(".")[0] == "peft" and module is not None:
@@ -228,7 +230,8 @@ def test_threads_that_install_at_once_install_once():
         thread.join(timeout=120)
     assert len(found) == 8
     assert all(statuses is found[0] for statuses in found)
-    wrapped = [(r.value, raw) for r, raw in displaced() if hasattr(r.value, "__wrapped__") and callable(raw)]
+    functions = [(getattr(r.value, "__func__", r.value), getattr(raw, "__func__", raw)) for r, raw in displaced()]
+    wrapped = [(value, raw) for value, raw in functions if hasattr(value, "__wrapped__") and callable(raw)]
     assert wrapped
     assert all(value.__wrapped__ is raw for value, raw in wrapped)
     shim.uninstall()

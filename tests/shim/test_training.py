@@ -13,6 +13,7 @@ from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import shim
+from conformance.models.precision import default_dtype
 from shim.routing import plans, route
 from shim.routing.one_pass import run_one_pass
 
@@ -24,7 +25,8 @@ CHECKPOINTS = [None, True, False]
 @pytest.fixture(autouse=True)
 def _shim(installed_shim):
     torch.manual_seed(0)
-    return installed_shim
+    with default_dtype(torch.float64):  # transformers 4.36 makes its masks in it
+        yield
 
 
 def trainable(model, adapters=LOADED):
@@ -38,13 +40,13 @@ def trainable(model, adapters=LOADED):
     return model
 
 
-def llama(reentrant=None, dropout=0.0, attention_dropout=0.0, attention="sdpa", **more):
+def llama(reentrant=None, dropout=0.0, attention_dropout=0.0, attention=None, **more):
     torch.manual_seed(0)
     base = LlamaForCausalLM(
         LlamaConfig(
             vocab_size=48, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2,
             num_key_value_heads=2, pad_token_id=0, bos_token_id=1, eos_token_id=2, initializer_range=0.4,
-            attention_dropout=attention_dropout, attn_implementation=attention,
+            attention_dropout=attention_dropout, **({"attn_implementation": attention} if attention else {}),
         )
     )  # fmt: skip
     settings = {
@@ -64,6 +66,7 @@ def llama(reentrant=None, dropout=0.0, attention_dropout=0.0, attention="sdpa", 
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": reentrant})
+        model.enable_input_require_grads()  # without it a reentrant checkpoint of the first layer trains nothing
     return model
 
 
@@ -298,6 +301,7 @@ def test_rows_are_dropped_with_their_adapters_probability(probabilities):
     for path, weight in model.named_parameters():
         if "lora" in path:
             weight.data = torch.eye(width)
+            weight.requires_grad_(True)
     rows = model.train()(torch.ones(8, width), adapter_names=["ann", "ben", "__base__", "ann"] * 2)
     assert not rows[2].any() and not rows[6].any()
     for name, indices in (("ann", [0, 3, 4, 7]), ("ben", [1, 5])):
@@ -498,9 +502,13 @@ class Through(nn.Module):
 
 def test_a_failed_step_can_be_taken_again():
     model = llama(dropout=0.5, attention_dropout=0.5)
+    model(input_ids=tokens(), adapter_names=NAMES)
     torch.manual_seed(5)
-    with pytest.raises((IndexError, RuntimeError, shim.RefusedError)):
-        model(input_ids=tokens(), attention_mask=torch.ones(3, 1), adapter_names=NAMES)
+    head = model.base_model.model.lm_head
+    failing = head.register_forward_pre_hook(lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        model(input_ids=tokens(), adapter_names=NAMES)
+    failing.remove()
     loss_of(model(input_ids=tokens(), adapter_names=NAMES).logits).backward()
     found = gradients(model)
     again = llama(dropout=0.5, attention_dropout=0.5)

@@ -75,7 +75,8 @@ def way(request, monkeypatch):
     """Force a kernel; the memory to call it with."""
     if request.param in ("copied", "segments"):
         monkeypatch.setattr(kernels, "pays_to_copy", lambda weights, tokens: request.param == "copied")
-    return lambda: Memory(keeps_weights=request.param == "kept")
+    with torch.set_grad_enabled(request.param != "kept"):  # with gradients nothing is kept
+        yield lambda: Memory(keeps_weights=request.param == "kept")
 
 
 rows_of = st.lists(st.sampled_from([*NAMES, "__base__"]), min_size=2, max_size=9).filter(
@@ -166,7 +167,8 @@ def test_gradients_are_those_of_the_rows_alone(linear, way):
     weights = [linear.lora_A["ann"].weight, linear.lora_B["cat"].weight]
     for weight in weights:
         weight.requires_grad_()
-    run_linear(linear, x, 0, table_of(names), way()).square().sum().backward()
+    with torch.enable_grad():
+        run_linear(linear, x, 0, table_of(names), way()).square().sum().backward()
     found = [value.grad.clone() for value in (x, *weights)]
     for value in (x, *weights):
         value.grad = None
@@ -197,13 +199,16 @@ def test_small_weights_are_copied_and_large_ones_are_not():
     assert isinstance(products(small, ["ann", "__base__"], 1, Memory(keeps_weights=False))[0], Segments)
 
 
-def test_a_generate_keeps_weights_for_its_tokens_and_not_for_its_prompt(linear):
+def test_a_generate_keeps_weights_for_its_tokens_and_not_for_its_prompt_nor_a_graph(linear):
     memory = Memory(keeps_weights=True)
     table = table_of(["ann", "ben"])
-    assert list(kernels._products(linear, 100, table, memory))
-    assert not memory.banks
-    first = kernels._products(linear, 1, table, memory)
-    assert kernels._products(linear, 1, table, memory) is first
+    assert list(kernels._products(linear, 1, table, memory))
+    assert not memory.banks, "copies that belong to a graph are kept"
+    with torch.no_grad():
+        assert list(kernels._products(linear, 100, table, memory))
+        assert not memory.banks
+        first = kernels._products(linear, 1, table, memory)
+        assert kernels._products(linear, 1, table, memory) is first
 
 
 def test_what_is_more_than_a_weight_is_called(linear):
