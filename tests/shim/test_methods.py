@@ -14,6 +14,7 @@ from shim.batch import CHOSEN_AT_THE_MODEL, CHOSEN_IN_LAYERS
 
 WIDTH = 128
 NAMES = ["ann", "ben", "__base__", "ann"]
+DRAWS_NOISE = {"PVERA"}  # in training mode, so that two runs differ
 NEEDS_TORCH_2 = {"SHIRA", "SUPERTUNING"}
 NEEDS_PACKAGE = {"ADAMSS": "sklearn", "BOFT": "setuptools"}
 # What a configuration needs beyond its defaults to fit the small model below.
@@ -103,6 +104,49 @@ def test_a_method_that_chooses_in_its_layers_is_exact(method, installed_shim):
         torch.testing.assert_close(mixed[row], own[name][row], rtol=1e-4, atol=1e-5)
         for other in set(own) - {name}:
             assert (own[other][row] - own[name][row]).abs().max() > 1e-2
+
+
+def gradients_of_rows(model, names, mixed):
+    """The gradient of every weight of `ann` and `ben`: of one mixed batch, or of each row alone under `set_adapter`."""
+    for path, parameter in model.named_parameters():
+        parameter.grad = None
+        parameter.requires_grad_(parameter.is_floating_point() and bool({"ann", "ben"} & set(path.split("."))))
+    weights = torch.arange(4 * WIDTH).cos().view(4, WIDTH)
+    if mixed:
+        (model(**inputs(), adapter_names=names) * weights).sum().backward()
+    for row, name in enumerate(names):
+        if not mixed and name != "__base__":
+            model.set_adapter(name)
+            for path, parameter in model.named_parameters():
+                parameter.requires_grad_(name in path.split("."))
+            some = {key: value[row : row + 1] for key, value in inputs().items()}
+            (model(**some) * weights[row]).sum().backward()
+    return {path: parameter.grad for path, parameter in model.named_parameters()}
+
+
+@pytest.mark.parametrize("method", sorted({*IN_LAYERS} - {"ADALORA", *DRAWS_NOISE}))
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_a_method_that_chooses_in_its_layers_trains_each_adapter_on_its_own_rows(method, installed_shim):
+    if method in NEEDS_PACKAGE:
+        pytest.importorskip(NEEDS_PACKAGE[method])
+    if method in NEEDS_TORCH_2 and not hasattr(nn.Module(), "_backward_pre_hooks"):
+        pytest.skip("PEFT's own forward of this method needs torch 2")
+    model = build(method).train()
+    want = gradients_of_rows(model, NAMES, mixed=False)
+    trained = {name for name in ("ann", "ben") for path, grad in want.items() if grad is not None and name in path}
+    assert trained == {"ann", "ben"}, "PEFT itself does not train both"
+    found = gradients_of_rows(model, NAMES, mixed=True)
+    for path, grad in want.items():
+        assert (found[path] is None) is (grad is None), path
+        if grad is not None:
+            size = grad.abs().max().item()
+            torch.testing.assert_close(found[path], grad, rtol=1e-3, atol=1e-4 * size + 1e-6)
+
+
+def test_adalora_adds_one_adapters_regulariser_to_every_loss_and_is_not_trained_mixed(installed_shim):
+    model = build("ADALORA").train()
+    with pytest.raises(shim.RefusedError, match=r"'ann' is of the method ADALORA.*calls of its own"):
+        model(**inputs(), adapter_names=NAMES)
 
 
 @pytest.mark.skipif("LILY" not in METHODS, reason="this PEFT has no LILY")
