@@ -1,6 +1,6 @@
 """The contract as checks, one file per chapter; importing them imports no torch."""
 
-from conformance.checks import engines, generation, heads, own_adapters, pipelines, refusals, rows, state
+from conformance.checks import engines, generation, heads, own_adapters, pipelines, refusals, rows, state, training
 from conformance.checks.check import CHECKS, Check, check
 
 __all__ = [
@@ -15,4 +15,5 @@ __all__ = [
     "refusals",
     "rows",
     "state",
+    "training",
 ]

@@ -55,13 +55,6 @@ def merged_adapters_are_refused(case: Case) -> Evidence:
     return _expect_refusal(case.mixed, ["merged"])
 
 
-@check("F4", draws=_FEW, applies=lambda model: True)
-def training_mode_is_refused(case: Case) -> Evidence:
-    """Is a mixed call refused in training mode, where dropout would make it inexact?"""
-    case.peft_model.train()
-    return _expect_refusal(case.mixed, ["training"])
-
-
 @check("F5", draws=_FEW)
 def the_names_are_used_whatever_is_active(case: Case) -> Evidence:
     """Are the names used whatever adapter is active, also while the adapters are disabled?"""

@@ -46,6 +46,14 @@ _OWN_TOKENS = "a_models_own_adapters_generate_each_rows_own_tokens"
 _OWN_SWITCHING = "a_models_own_adapters_stay_right_after_switching_and_deleting"
 _NO_ADAPTERS = "a_model_without_adapters_refuses_names"
 _MIXED = (*_ROWS, *_SAVED, *_REFUSALS, *_UNKNOWN, _ACTIVE, _THREADS, "outputs_that_mix_samples_are_refused_by_name")
+_TRAINED = ("each_adapter_gets_the_gradient_of_its_own_rows", "each_row_is_dropped_by_its_own_adapter")
+_TRAINING = (
+    *_TRAINED,
+    "a_checkpoint_without_reentry_keeps_the_names",
+    "a_reentrant_checkpoint_keeps_the_names",
+    "a_training_step_changes_what_one_forward_changes",
+    "batch_statistics_are_refused_by_name",
+)
 _HOOKS = {"peft": ">=0.10", "torch": ">=2.0"}
 
 
@@ -129,17 +137,31 @@ DEFECTS: Tuple[Defect, ...] = (
         {"peft": "<0.10"},
         (
             Sighting(
-                (*_MIXED, _TUNERS, "training_mode_is_refused"),
+                (*_MIXED, _TUNERS, *_TRAINING),
                 _is_strict,
                 r"unexpected keyword argument 'adapter_names'",
             ),
             Sighting(
-                tuple({*_MIXED, _TUNERS, "training_mode_is_refused"} - {"success_leaves_no_trace"}),
+                tuple({*_MIXED, _TUNERS} - {"success_leaves_no_trace"}),
                 _takes_anything,
                 rf"{_WRONG}|but should be a",
             ),
             Sighting(_TOKENS, _every, r"`model_kwargs` are not used by the model: \['adapter_names'\]"),
         ),
+    ),
+    Defect(
+        "names_ignored_in_training",
+        "in training mode too: a model that takes any keyword trains the active adapter on all rows",
+        "huggingface/peft#1558, peft 0.10.0",
+        {"peft": "<0.10"},
+        (Sighting(_TRAINED, _takes_anything, r"gradient"),),
+    ),
+    Defect(
+        "no_training",
+        "adapter_names are refused in training mode, so that a batch trains one adapter",
+        "none yet; huggingface/peft#1558 (0.10.0) brought the refusal",
+        {"peft": ">=0.10"},
+        (Sighting(_TRAINING, _every, r"in training mode"),),
     ),
     Defect(
         "hooks_without_kwargs",
