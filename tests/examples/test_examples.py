@@ -1,4 +1,4 @@
-"""Both examples, run as a user would run them, on a smaller budget.
+"""The examples, run as a user would run them, on a smaller budget.
 
 Accuracies are held against chance with room to spare: they depend a little on the machine and its libraries.
 That mixed and sequential agree does not, and is held at the tolerance of the contract.
@@ -64,3 +64,15 @@ def test_two_views_of_sentences_are_the_same_mixed_and_one_at_a_time(capsys):
     for view, least in {"topic": 0.9, "sentiment": 0.7}.items():
         assert result.mixed[view] > max(least, result.base[view], result.chance[view]), view
     assert "72 rows in one batch" in capsys.readouterr().out
+
+
+def test_three_adapters_trained_in_one_pass_are_those_trained_one_at_a_time(capsys):
+    pytest.importorskip("sklearn", reason="the extra `examples` is not installed")
+    result = load("train_many_adapters").main(steps=60)
+
+    assert result.moved > 0.05
+    assert result.difference < 1e-6 * result.moved
+    for name in ("odd", "greater", "round"):
+        assert result.last[name] < 0.8 * result.first[name], name
+        assert result.accuracy[name] > 0.65, name
+    assert "mixed and one at a time: weights within" in capsys.readouterr().out
