@@ -515,3 +515,42 @@ def test_a_failed_step_can_be_taken_again():
     torch.manual_seed(5)
     loss_of(again(input_ids=tokens(), adapter_names=NAMES).logits).backward()
     assert_same(found, gradients(again))
+
+
+class Skipping(nn.Module):
+    """Skips its layers by chance in training mode, as layerdrop does."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(4, 4) for _ in range(4))
+
+    def forward(self, x):
+        for layer in self.layers:
+            if not (self.training and torch.rand([]) < 0.5):
+                x = torch.tanh(layer(x))
+        return x
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_layers_that_are_skipped_by_chance_are_skipped_for_all_rows_or_for_each_adapter(dropout):
+    """With the same draws a row is that of the whole batch under its adapter; else each adapter has its own draws."""
+    torch.manual_seed(0)
+    config = peft.LoraConfig(r=2, target_modules=["0", "1", "2", "3"], lora_dropout=dropout)
+    model = peft.get_peft_model(Skipping(), config, adapter_name="ann")
+    model.add_adapter("ben", config)
+    model = trainable(model.double(), ("ann", "ben")).train()
+    x = torch.randn(4, 4, dtype=torch.float64)
+    seen = set()
+    for seed in range(12):
+        torch.manual_seed(seed)
+        mixed = model(x, adapter_names=["ann", "ben", "ben", "ann"])
+        assert mixed.shape == x.shape
+        seen.add(tuple(mixed[0].tolist()))
+        if dropout:
+            continue
+        for name, rows in (("ann", [0, 3]), ("ben", [1, 2])):
+            model.set_adapter(name)
+            torch.manual_seed(seed)
+            torch.testing.assert_close(mixed[rows], model(x)[rows], rtol=1e-9, atol=1e-12)
+        trainable(model, ("ann", "ben"))
+    assert len(seen) > 3, "nothing was skipped"
