@@ -1,11 +1,23 @@
 """The contract as checks, one file per chapter; importing them imports no torch."""
 
-from conformance.checks import engines, generation, heads, own_adapters, pipelines, refusals, rows, state, training
+from conformance.checks import (
+    algebra,
+    engines,
+    generation,
+    heads,
+    own_adapters,
+    pipelines,
+    refusals,
+    rows,
+    state,
+    training,
+)
 from conformance.checks.check import CHECKS, Check, check
 
 __all__ = [
     "CHECKS",
     "Check",
+    "algebra",
     "check",
     "engines",
     "generation",
