@@ -8,8 +8,9 @@ import torch
 
 from shim.kernels.lora import KEPT_UP_TO, Bank, Scratch, Segments, Weights, bank_of, pays_to_copy, weights_by_rank
 from shim.kernels.tables import RowTable
+from shim.kernels.triton_lora import Fused, fused
 
-Product = Union[Bank, Segments]
+Product = Union[Bank, Segments, Fused]
 
 
 class Memory:
@@ -38,7 +39,10 @@ def run_linear(
     dropped = _dropout_of_all(layer, table.adapters) if training else 0.0
     if dropped is None:
         return run_modules(layer, x, dim, table)
-    products = _products(layer, x.numel() // (table.size * x.shape[-1]), table, memory)
+    by_triton = None if training else fused(layer, x, table)
+    products: Optional[Iterable[Product]] = [by_triton] if by_triton is not None else None
+    if products is None:
+        products = _products(layer, x.numel() // (table.size * x.shape[-1]), table, memory)
     if products is None:
         return run_modules(layer, x, dim, table)
     y = _writable(layer.base_layer(x))

@@ -1,0 +1,235 @@
+"""The layer's rows under many adapters in two Triton launches, whatever their number: where they serve, and on what.
+
+The adapters' weights stay where they are. A layer has a small table on the device, of where each adapter's A and B are,
+its rank and its scaling; it is made when an adapter first comes by and held, at every call, against the addresses of
+the weights themselves, so that nothing can go stale: there is no copy of a value. Copies side by side, as on a CPU,
+would be their bytes twice more for every call, and in decoding these bytes are what the product costs.
+
+Blocks. On an H200 (4.3 TB/s by a copy, 790 TFLOP/s bf16, 132 multiprocessors; an H100 has 3.0 TB/s) a 4096 x 4096 layer
+under 32 adapters of rank 16 in bf16:
+- decoding 32 rows reads 33.5 MB of the base, 7.8 us, and 8.4 MB of adapters, 2.0 us. A multiprocessor's part of the
+  bandwidth is 33 KB/us and an A is 131 KB, so that each A is cut into 8 shares: 256 programs of 16 KB. A B is cut by
+  its columns: 1024 programs of 4 KB. Tiles are of 16 places, the least that a matrix instruction takes.
+- 32 x 512 tokens take 696 us of arithmetic in the base; `shrink` reads 134 MB, 31 us, and `expand` reads and writes
+  268 MB, 62 us, whatever the rank up to 64. Tiles are of 64 places, so that an A is read, from the L2 cache, once for
+  64 tokens: a quarter of the bytes of x at rank 16. The width is one share, for there are programs enough.
+Which of the two holds for a layer call is told by the tokens of one row, never by the number of rows or of adapters. So
+the terms of a row's sums and their order are the same whatever else is in the batch. Float32 is multiplied as such (no
+TF32), outside of the tensor cores: smaller blocks.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import warnings
+from dataclasses import dataclass
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
+
+import torch
+
+from shim.kernels.lora import Segments, Weights, weights_by_rank
+from shim.kernels.tables import RowTable
+from shim.kernels.triton_tables import addresses, bits, number, place
+
+Adapter = Tuple[int, torch.Tensor, torch.Tensor, float]
+"""Its position in the table, A, B and scaling."""
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+# Tests on the CPU set this, with TRITON_INTERPRET=1 in the environment.
+INTERPRETED = False
+# From this many tokens on, a row alone fills a matrix instruction.
+PREFILL = 16
+
+
+class Blocks(NamedTuple):
+    """The sizes of the kernels' blocks, see there; `warps` and `stages` are Triton's."""
+
+    places: int
+    ranks: int
+    inner: int
+    columns: int
+    most_shares: int
+    warps: int
+    stages: int
+    least_share: int = 512
+
+    def shares(self, width: int) -> int:
+        """Return the number of parts that the width of A is summed in."""
+        return max(1, min(self.most_shares, width // self.least_share))
+
+
+def blocks_for(tokens: int, dtype: torch.dtype) -> Blocks:
+    """Return the blocks for rows of `tokens` tokens and weights of `dtype`: nothing else of the batch may matter."""
+    if dtype is torch.float32:
+        return Blocks(16, 16, 64, 64, 8, 4, 3) if tokens < PREFILL else Blocks(32, 16, 32, 64, 1, 4, 3)
+    return Blocks(16, 16, 128, 128, 8, 4, 4) if tokens < PREFILL else Blocks(64, 64, 64, 128, 1, 4, 3)
+
+
+@dataclass(frozen=True)
+class Launch:
+    """The adapters of `table`, whose weights are of one dtype, in one layer: ready to be added to its output.
+
+    addresses: the layer's table of weights. most: the largest rank. step: what every rank is a multiple of.
+    aligned: whether all weights begin at a multiple of 16 bytes.
+    """
+
+    table: RowTable
+    addresses: torch.Tensor
+    dtype: torch.dtype
+    out: int
+    most: int
+    step: int
+    aligned: bool
+
+    def add(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        """Return `y` (rows, tokens, out) plus each row's product, in place; `x` is (rows, tokens, in)."""
+        from shim.kernels import triton_kernels as kernels
+
+        x = x if x.stride(2) == 1 else x.contiguous()
+        y = y if y.stride(2) == 1 and 0 not in y.stride() else y.contiguous()
+        rows, tokens, width = x.shape
+        if not x.numel() or not y.numel():
+            return y
+        blocks = blocks_for(tokens, self.dtype)
+        shares = blocks.shares(width)
+        order, tiles = place(self.table, tokens, blocks.places)
+        h = torch.empty((shares, rows * tokens, self.most), dtype=torch.float32, device=x.device)
+        dtype = getattr(kernels.tl, str(self.dtype).split(".")[1])
+        # The interpreter would multiply the bits of bfloat16 as integers; products in float32 are the same.
+        dot = kernels.tl.float32 if INTERPRETED else dtype
+        same = {"DTYPE": dtype, "DOT": dot, "ALIGNED": self.aligned, "SHARES": shares, "PLACES": blocks.places}
+        same.update(RANKS=blocks.ranks, num_warps=blocks.warps, num_stages=blocks.stages)
+        count, at = tiles.shape[1], (h.stride(0), h.stride(1))
+        told = (order, tiles, self.addresses, tokens)
+        with torch.cuda.device_of(x):
+            grid = (count, -(-self.most // blocks.ranks), shares)
+            kernels.shrink[grid](x, h, *told, width, *x.stride()[:2], *at, INNER=blocks.inner, **same)
+            by_columns = {"RANK_STEP": self.step, "COLUMNS": blocks.columns}
+            grid = (count, -(-self.out // blocks.columns), 1)
+            kernels.expand[grid](h, y, *told, self.out, *y.stride()[:2], *at, **by_columns, **same)
+        return y
+
+
+@dataclass(frozen=True)
+class Fused:
+    """All adapters of a layer call; `found` is what `weights_by_rank` gives."""
+
+    table: RowTable
+    found: Sequence[Tuple[Sequence[int], Weights]]
+    launches: Sequence[Launch]
+
+    def add(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        """Return `y` (rows, tokens, out) plus each row's product; `x` is (rows, tokens, in). `y` may be written."""
+        writes = y.dtype in DTYPES and not (torch.is_grad_enabled() and y.requires_grad)
+        if writes and all(launch.out == y.shape[2] for launch in self.launches):
+            for launch in self.launches:
+                y = launch.add(x, y)
+            return y
+        for slots, weights in self.found:
+            y = Segments(self.table.of(slots), weights).add(x, y)
+        return y
+
+
+def fused(layer: Any, x: torch.Tensor, table: RowTable) -> Optional[Fused]:
+    """Return the launches for the adapters of `table` in `layer`; None where other kernels must serve.
+
+    Served are CUDA devices that Triton was seen to work on, in float32, bfloat16 and float16, where no gradient is
+    asked for and nobody watches the operations (autocast, a dispatch mode, a trace); see `weights_by_rank` too.
+    """
+    if not _serves(x):
+        return None
+    found = weights_by_rank(layer, table.adapters)
+    if found is None:
+        return None
+    by_dtype: Dict[torch.dtype, List[Adapter]] = {}
+    for slots, weights in found:
+        by_dtype.setdefault(weights.downs[0].dtype, []).extend(zip(slots, weights.downs, weights.ups, weights.scalings))
+    launches = []
+    for dtype, adapters in by_dtype.items():
+        adapters.sort(key=lambda adapter: adapter[0])
+        if not _fit(x, dtype, adapters):
+            return None
+        launches.append(_launch(layer, table.of([slot for slot, *_ in adapters]), adapters))
+    return Fused(table, found, launches)
+
+
+def _fit(x: torch.Tensor, dtype: torch.dtype, adapters: Sequence[Adapter]) -> bool:
+    """Whether the weights are what the kernels read without asking: they are told addresses and ranks only."""
+    out = adapters[0][2].shape[0]
+    grad = torch.is_grad_enabled()
+    return dtype in DTYPES and all(
+        down.shape == (down.shape[0], x.shape[-1])
+        and up.shape == (out, down.shape[0])
+        and up.dtype is dtype
+        and down.is_contiguous()
+        and up.is_contiguous()
+        and down.device == x.device == up.device
+        and not (grad and (down.requires_grad or up.requires_grad))
+        for _, down, up, _ in adapters
+    )
+
+
+def _launch(layer: Any, table: RowTable, adapters: Sequence[Adapter]) -> Launch:
+    entries = {
+        number(name): (down.data_ptr(), up.data_ptr(), down.shape[0], bits(scaling))
+        for name, (_, down, up, scaling) in zip(table.adapters, adapters)
+    }
+    ranks = [rank for _, _, rank, _ in entries.values()]
+    step = next(step for step in (8, 4, 2, 1) if not any(rank % step for rank in ranks))
+    aligned = not any(down % 16 or up % 16 for down, up, *_ in entries.values())
+    _, down, up, _ = adapters[0]
+    return Launch(table, addresses(layer, entries, down.device), down.dtype, up.shape[0], max(ranks), step, aligned)
+
+
+# ---- where Triton serves
+
+
+def _serves(x: torch.Tensor) -> bool:
+    if type(x) is not torch.Tensor or x.dtype not in DTYPES or torch.jit.is_tracing():
+        return False
+    if x.device.type == "cuda":
+        if torch.is_autocast_enabled() or not works_on(x.device):
+            return False
+    elif not INTERPRETED or torch.is_autocast_enabled("cpu"):
+        return False
+    if torch.is_grad_enabled() and x.requires_grad:
+        return False
+    watched = getattr(torch._C, "_len_torch_dispatch_stack", None)
+    return watched is not None and not watched()
+
+
+@functools.lru_cache(maxsize=None)
+def works_on(device: torch.device) -> bool:
+    """Whether Triton is there and right on `device`, by a small product; a warning says why where it does not run.
+
+    A container without a C compiler cannot launch what Triton compiled.
+    """
+    if importlib.util.find_spec("triton") is None:
+        return False
+    if torch.version.hip is not None or torch.cuda.get_device_capability(device) < (8, 0):
+        return False
+    try:
+        return tries(device)
+    except Exception as error:
+        warnings.warn(
+            f"Triton does not run on {device}, but is installed ({type(error).__name__}: {error}): mixed batches use "
+            "batched products of torch there",
+            stacklevel=2,
+        )
+        return False
+
+
+def tries(device: torch.device) -> bool:
+    """Return whether the kernels' product of small integers is what it should be, to the bit."""
+    x, down, up = (torch.arange(n, device=device).remainder(5).float() for n in (2 * 8, 3 * 8, 4 * 3))
+    x, down, up = x.view(2, 1, 8), down.view(3, 8), up.view(4, 3)
+    table = RowTable({"": (1,)}, 2, device)
+    launch = Launch(
+        table,
+        torch.tensor([(0, 0, 0, 0)] * number("") + [(down.data_ptr(), up.data_ptr(), 3, bits(2.0))], device=device),
+        down.dtype, 4, 3, 1, False,
+    )  # fmt: skip
+    expected = x[1] @ down.t() @ up.t() * 2
+    found = launch.add(x, x.new_zeros(2, 1, 4))
+    return torch.equal(found[1], expected) and not bool(found[0].any())

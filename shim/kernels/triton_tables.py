@@ -1,0 +1,84 @@
+"""What the Triton kernels are told in tensors on the device: where the weights are, and which rows a tile holds."""
+
+from __future__ import annotations
+
+import functools
+import struct
+from typing import Any, Dict, Tuple
+from weakref import WeakKeyDictionary
+
+import torch
+
+from shim.kernels.tables import RowTable
+
+Entry = Tuple[int, int, int, int]
+"""Of one adapter in one layer: the addresses of A and B, the rank, the bits of the scaling."""
+
+# The row of an adapter in the tables of all layers, by its name. It takes 32 bytes a layer for each name ever used.
+_numbers: Dict[str, int] = {}
+_addresses: WeakKeyDictionary[Any, Dict[Any, Tuple[Dict[int, Entry], torch.Tensor]]] = WeakKeyDictionary()
+_places: WeakKeyDictionary[RowTable, Dict[Tuple[int, int], Tuple[torch.Tensor, torch.Tensor]]] = WeakKeyDictionary()
+
+
+def number(adapter: str) -> int:
+    """Return the number that all layers' tables know an adapter of this name by."""
+    return _numbers.setdefault(adapter, len(_numbers))
+
+
+def addresses(layer: Any, entries: Dict[int, Entry], device: torch.device) -> torch.Tensor:
+    """Return the layer's table of weights, (adapters, 4) int64, which holds `entries` by number.
+
+    It stays the same tensor until an address, a rank or a scaling is another. A table is never written: who still
+    reads the one before, reads what held then. Each stream has its own, since memory is freed in a stream's order.
+    """
+    tables = _addresses.setdefault(layer, {})
+    key = (device, torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0)
+    known, table = tables.get(key, ({}, None))
+    if table is None or not entries.items() <= known.items():
+        known = {**known, **entries}
+        rows = [known.get(index, (0, 0, 0, 0)) for index in range(max(known) + 1)]
+        table = torch.tensor(rows, dtype=torch.int64, device=device)
+        tables[key] = (known, table)
+    return table
+
+
+@functools.lru_cache(maxsize=None)
+def bits(scaling: float) -> int:
+    """Return the bits of `scaling` as float32, as they stand in a table."""
+    return int(struct.unpack("i", struct.pack("f", scaling))[0])
+
+
+def place(table: RowTable, tokens: int, height: int) -> Tuple[torch.Tensor, torch.Tensor]:
+    """Return the rows in the order of their adapters, and the tiles; made once for all layers that share `table`."""
+    known = _places.setdefault(table, {})
+    if (tokens, height) not in known:
+        slots = [len(table.adapters)] * table.size
+        for slot, rows in enumerate(table.rows):
+            for row in rows:
+                slots[row] = slot
+        told = torch.tensor([*slots, *map(number, table.adapters)], dtype=torch.int64, device=table.device)
+        known[tokens, height] = tiles_of(told[: table.size], told[table.size :], tokens, height)
+    return known[tokens, height]
+
+
+def tiles_of(slots: torch.Tensor, numbers: torch.Tensor, tokens: int, height: int) -> Tuple[torch.Tensor, torch.Tensor]:
+    """Return (order, tiles) of rows whose adapters are at `slots` of `numbers`, those of the base at `len(numbers)`.
+
+    The shapes hang on those of the arguments only, and nothing is read back: a CUDA graph may hold the call.
+
+    Returns:
+        order: (rows,), the row at each place. tiles: (3, tiles): the number of each tile's adapter, or -1 where
+        there is no such tile; its first place; where its adapter's places end. A place is a token of a row.
+    """
+    rows, adapters = slots.shape[0], numbers.shape[0]
+    in_order, order = torch.sort(slots, stable=True)
+    begins = torch.searchsorted(in_order, torch.arange(adapters + 1, device=slots.device)) * tokens
+    counts = (begins[1:] - begins[:-1] + (height - 1)).div(height, rounding_mode="floor")
+    ends = counts.cumsum(0)
+    most = min(rows * -(-tokens // height), rows * tokens // height + min(rows, adapters))
+    tiles = torch.arange(most, device=slots.device)
+    slot = torch.searchsorted(ends, tiles, right=True)
+    is_tile = slot < adapters
+    slot = slot.clamp(max=adapters - 1)
+    first = begins[slot] + (tiles - (ends - counts)[slot]) * height
+    return order, torch.stack([torch.where(is_tile, numbers[slot], -1), first, begins[slot + 1]])

@@ -1,0 +1,480 @@
+"""Rows of many adapters in two Triton launches: as near to the truth as alone, to the bit their own, never stale.
+
+On a machine without CUDA the kernels run in Triton's interpreter, which says nothing about speed.
+"""
+
+import copy
+import warnings
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from shim.kernels import triton_lora, triton_tables
+from shim.kernels.layer import Memory, run_linear
+from shim.kernels.tables import RowTable
+from shim.kernels.triton_lora import Blocks, blocks_for, fused
+
+pytest.importorskip("triton", reason="Triton is not installed: pip install 'mixed-adapter-batches[gpu]'")
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+SMALL = Blocks(places=16, ranks=16, inner=16, columns=16, most_shares=3, warps=4, stages=2, least_share=16)
+NAMES = ["ann", "ben", "cat", "dan"]
+DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+
+
+@pytest.fixture(autouse=True)
+def served(monkeypatch):
+    """Let the kernels serve on the CPU, in blocks of which small shapes have several."""
+    monkeypatch.setattr(triton_lora, "INTERPRETED", DEVICE == "cpu")
+    monkeypatch.setattr(triton_lora, "blocks_for", lambda tokens, dtype: SMALL)
+    with torch.no_grad():
+        yield
+
+
+class Layer(nn.Module):
+    """What `run_linear` reads of a `lora.Linear`."""
+
+    def __init__(self, width, out, ranks, scalings, dtype=torch.float32, base_dtype=None):
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+
+        def linear(inner, outer):
+            made = nn.Linear(inner, outer, bias=False, dtype=torch.float64)
+            made.weight = nn.Parameter(torch.randn(outer, inner, generator=generator, dtype=torch.float64))
+            return made
+
+        self.base_layer = linear(width, out).to(base_dtype or dtype)
+        self.lora_A = nn.ModuleDict({name: linear(width, rank).to(dtype) for name, rank in zip(NAMES, ranks)})
+        self.lora_B = nn.ModuleDict({name: linear(rank, out).to(dtype) for name, rank in zip(NAMES, ranks)})
+        self.scaling = dict(zip(NAMES, scalings))
+        self.to(DEVICE)
+
+
+def alone(layer, x, names):
+    """Each row of `x` (rows, tokens, width) as the modules of its adapter give it."""
+    found = []
+    for row, name in zip(x, names):
+        y = layer.base_layer(row)
+        if name in layer.lora_A:
+            down, up = layer.lora_A[name], layer.lora_B[name]
+            y = (y + up(down(row.to(down.weight.dtype))) * layer.scaling[name]).to(y.dtype)
+        found.append(y)
+    return torch.stack(found)
+
+
+def table_of(names, device=DEVICE):
+    rows = {}
+    for row, name in enumerate(names):
+        if name != "__base__":
+            rows.setdefault(name, []).append(row)
+    return RowTable(rows, len(names), torch.device(device, 0) if device == "cuda" else torch.device(device))
+
+
+def by_triton(layer, x, names, dim=0):
+    """Return the rows' outputs, after a look that it is the kernels that give them."""
+    table = table_of(names)
+    assert fused(layer, x, table) is not None
+    return run_linear(layer, x, dim, table, Memory(keeps_weights=False))
+
+
+def inputs(rows, tokens, width, dtype=torch.float32, seed=1):
+    return torch.randn(rows, tokens, width, generator=torch.Generator().manual_seed(seed)).to(DEVICE, dtype)
+
+
+def check_rows(layer, x, names):
+    """Each row is at most four times as far from the float64 truth as rows alone, here and on other inputs, are."""
+    truth = copy.deepcopy(layer).double()
+    # One row of one number may be exact by luck; sixty-four are not.
+    others = [name for name in dict.fromkeys(names) for _ in range(64)]
+    more = inputs(len(others), 1, x.shape[2], x.dtype, seed=2)
+    own = max(
+        (alone(layer, some, of).double() - alone(truth, some.double(), of)).abs().max()
+        for some, of in ((x, names), (more, others))
+    )
+    exact, found = alone(truth, x.double(), names), by_triton(layer, x, names)
+    allowed = 4 * own
+    for row, name in enumerate(names):
+        error = (found[row].double() - exact[row]).abs().max()
+        assert error <= allowed, f"row {row} of {name} is {error:.2g} off, but at most {allowed:.2g} should be"
+
+
+batches = st.lists(st.sampled_from([*NAMES, "__base__"]), min_size=1, max_size=9).filter(lambda n: set(n) & set(NAMES))
+ranks = st.lists(st.sampled_from([1, 2, 8, 16, 17, 40]), min_size=4, max_size=4)
+scalings = st.permutations([0.5, 1.0, 2.0, -3.0])
+few = settings(max_examples=12)  # the interpreter takes milliseconds a program
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("base", ["same", "other"])
+def test_rows_are_as_near_to_the_truth_as_alone(dtype, base):
+    base_dtype = dtype if base == "same" else torch.float32 if dtype is not torch.float32 else torch.bfloat16
+
+    @few
+    @given(batches, ranks, scalings, st.sampled_from([1, 3, 17, 20]), st.sampled_from([1, 16, 23, 50]), st.data())
+    def check(names, ranks, scalings, tokens, width, data):
+        out = data.draw(st.sampled_from([1, 16, 37]), "out")
+        layer = Layer(width, out, ranks, scalings, dtype, base_dtype)
+        check_rows(layer, inputs(len(names), tokens, width, base_dtype), names)
+
+    check()
+
+
+@pytest.mark.parametrize("tokens", [1, 15, 16, 70])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_the_blocks_that_are_used_are_right(monkeypatch, tokens, dtype):
+    monkeypatch.setattr(triton_lora, "blocks_for", blocks_for)
+    layer = Layer(1100, 150, [8, 70, 3, 16], [1.0, 0.5, 2.0, -1.0], dtype)
+    check_rows(layer, inputs(5, tokens, 1100, dtype), ["ann", "ben", "__base__", "ann", "cat"])
+
+
+@pytest.mark.parametrize("dim", [0, 1, None])
+def test_rows_may_be_along_any_dimension(dim):
+    layer = Layer(23, 37, [2, 8, 17, 1], [1.0, 0.5, 2.0, -1.0])
+    names = ["ann", "cat", "__base__", "ben", "ann", "dan"]
+    x = inputs(6, 5, 23)
+    expected = by_triton(layer, x, names)
+    if dim is None:
+        each = [name for name in names for _ in range(5)]
+        found = by_triton(layer, x.view(2, 3, 5, 23), each, dim).view(6, 5, 37)
+    else:
+        found = by_triton(layer, x.movedim(0, dim), names, dim).movedim(dim, 0)
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-5)
+    assert (by_triton(layer, x, names[1:] + names[:1]) - expected).abs().amax((1, 2)).min() > 0.1
+
+
+def test_strides_are_followed():
+    layer = Layer(23, 37, [2, 8, 17, 1], [1.0, 0.5, 2.0, -1.0])
+    names, x = ["ann", "cat", "ben"], inputs(3, 5, 23)
+    expected = by_triton(layer, x, names)
+    wide = torch.cat([x, x], -1)[..., :23]  # tokens far apart
+    turned = x.transpose(1, 2).contiguous().transpose(1, 2)  # features far apart
+    for given_x in (wide, turned):
+        assert torch.equal(given_x, x)
+        assert not given_x.is_contiguous()
+        torch.testing.assert_close(by_triton(layer, given_x, names), expected, rtol=1e-6, atol=1e-5)
+    once = by_triton(layer, x[:1].expand(3, 5, 23), names)
+    torch.testing.assert_close(once[0], expected[0], rtol=1e-6, atol=1e-5)
+
+
+# ---- rows are their own, to the bit
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_a_rows_bits_hang_on_nothing_else_in_the_batch(dtype):
+    layer = Layer(50, 37, [2, 40, 17, 1], [1.0, 0.5, 2.0, -1.0], dtype)
+
+    @settings(max_examples=6)
+    @given(batches, st.sampled_from([1, 17]), st.randoms(use_true_random=False))
+    def check(names, tokens, random):
+        x = inputs(len(names), tokens, 50, dtype)
+        base = layer.base_layer(x)
+        product = fused(layer, x, table_of(names)).add(x, base.clone())
+        assert torch.equal(product, fused(layer, x, table_of(names)).add(x, base.clone()))
+        order = random.sample(range(len(names)), len(names))
+        turned = fused(layer, x, table_of([names[i] for i in order])).add(x[order], base[order])
+        assert torch.equal(turned, product[order])
+        for row, name in enumerate(names):
+            mine = slice(row, row + 1)
+            if name == "__base__":
+                assert torch.equal(product[mine], base[mine])
+            else:
+                assert torch.equal(fused(layer, x, table_of([name])).add(x[mine], base[mine].clone()), product[mine])
+
+    check()
+
+
+def test_blocks_hang_on_the_tokens_of_a_row_and_the_dtype_only():
+    assert list(blocks_for.__annotations__) == ["tokens", "dtype", "return"]
+    for dtype in DTYPES:
+        assert blocks_for(1, dtype) == blocks_for(15, dtype) != blocks_for(16, dtype) == blocks_for(4096, dtype)
+
+
+@pytest.mark.filterwarnings("ignore:.* encountered in:RuntimeWarning")  # by numpy, in the interpreter
+@pytest.mark.parametrize("value", [float("inf"), float("nan")])
+@pytest.mark.parametrize("what", ["lora_A", "lora_B", "x"])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_what_is_not_finite_stays_with_its_rows(value, what, dtype):
+    layer = Layer(23, 37, [2, 8, 17, 1], [1.0, 0.5, 2.0, -1.0], dtype)
+    names = ["ann", "ben", "ann", "__base__", "dan", "ben"]
+    x = inputs(6, 3, 23, dtype)
+    base = layer.base_layer(x)  # once: on a CPU its own bits hang on the batch
+
+    def product():
+        return fused(layer, x, table_of(names)).add(x, base.clone())
+
+    before = product()
+    if what == "x":
+        x[1] = value
+    else:
+        getattr(layer, what)["ben"].weight.fill_(value)
+    after = product()
+    others = [0, 2, 3, 4] if what != "x" else [0, 2, 3, 4, 5]
+    assert torch.equal(after[others], before[others])
+    assert not torch.isfinite(after[1]).any()
+
+
+# ---- it sees
+
+
+def entries_changed(monkeypatch, change):
+    """Let each adapter have what `change(its own entry, its neighbour's)` gives."""
+    original = triton_lora.addresses
+
+    def addresses(layer, entries, device):
+        own = list(entries.values())
+        changed = [change(mine, other) for mine, other in zip(own, own[1:] + own[:1])]
+        return original(layer, dict(zip(entries, changed)), device)
+
+    monkeypatch.setattr(triton_lora, "addresses", addresses)
+
+
+def neighbours_scaling(monkeypatch):
+    entries_changed(monkeypatch, lambda mine, other: (*mine[:3], other[3]))
+
+
+def neighbours_weights(monkeypatch):
+    entries_changed(monkeypatch, lambda mine, other: (*other[:3], mine[3]))
+
+
+def tiles_changed(monkeypatch, change):
+    original = triton_tables.tiles_of
+    monkeypatch.setattr(triton_tables, "tiles_of", lambda *args: change(*original(*args)))
+
+
+def rows_shifted(monkeypatch):
+    tiles_changed(monkeypatch, lambda order, tiles: (order.roll(1), tiles))
+
+
+def last_row_of_an_adapter_missing(monkeypatch):
+    tiles_changed(monkeypatch, lambda order, tiles: (order, tiles - torch.tensor([[0], [0], [1]], device=DEVICE)))
+
+
+def a_row_of_the_next_adapter(monkeypatch):
+    tiles_changed(monkeypatch, lambda order, tiles: (order, tiles + torch.tensor([[0], [0], [1]], device=DEVICE)))
+
+
+def shares_of_the_width_missing(monkeypatch):
+    original = torch.empty
+
+    def empty(shape, **kwargs):  # the shares of h lie on each other: the last one is summed again and again
+        return original((1, *shape[1:]), **kwargs).expand(shape) if len(shape) == 3 else original(shape, **kwargs)
+
+    monkeypatch.setattr(triton_lora.torch, "empty", empty)
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        neighbours_scaling,
+        neighbours_weights,
+        rows_shifted,
+        last_row_of_an_adapter_missing,
+        a_row_of_the_next_adapter,
+        shares_of_the_width_missing,
+    ],
+    ids=lambda fault: fault.__name__,
+)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_a_wrong_kernel_is_seen(monkeypatch, fault, dtype):
+    names = ["ann", "ben", "__base__", "dan", "ann", "cat"]
+    fault(monkeypatch)
+    layer = Layer(50, 37, [8, 8, 8, 8], [1.0, 0.5, 2.0, -1.0], dtype)
+    with pytest.raises(AssertionError, match="should be"):
+        check_rows(layer, inputs(6, 1, 50, dtype), names)
+
+
+# ---- weights
+
+
+def test_addresses_are_read_at_every_call():
+    layer = Layer(23, 37, [2, 8, 17, 1], [1.0, 0.5, 2.0, -1.0])
+    names, x = ["ann", "ben", "__base__"], inputs(3, 2, 23)
+
+    def table():
+        (launch,) = fused(layer, x, table_of(names)).launches
+        check_rows(layer, x, names)
+        return launch.addresses
+
+    first = table()
+    assert table() is first
+    names.reverse()
+    assert table() is first  # other rows
+    layer.lora_A["ann"].weight.mul_(2)
+    assert table() is first  # other values, in their place
+    layer.lora_A["ann"].weight.data = layer.lora_A["ann"].weight.data.clone() * 2
+    second = table()
+    assert second is not first
+    layer.scaling["ben"] = 7.0
+    third = table()
+    assert third is not second
+    layer.lora_A["ben"], layer.lora_B["ben"] = (nn.Linear(*s, bias=False, device=DEVICE) for s in ((23, 5), (5, 37)))
+    assert table() is not third
+
+
+def test_a_model_that_is_gone_leaves_no_table():
+    layer = Layer(8, 8, [2, 2, 2, 2], [1.0] * 4)
+    by_triton(layer, inputs(2, 1, 8), ["ann", "ben"])
+    assert layer in triton_tables._addresses
+    before = len(triton_tables._addresses)
+    del layer
+    assert len(triton_tables._addresses) == before - 1
+
+
+def test_two_launches_whatever_the_number_of_adapters(monkeypatch):
+    from shim.kernels import triton_kernels
+
+    launched = []
+
+    class Counted:
+        def __init__(self, kernel):
+            self.kernel = kernel
+
+        def __getitem__(self, grid):
+            launched.append(self.kernel)
+            return self.kernel[grid]
+
+    for name in ("shrink", "expand"):
+        monkeypatch.setattr(triton_kernels, name, Counted(getattr(triton_kernels, name)))
+    layer = Layer(23, 37, [2, 8, 17, 1], [1.0, 0.5, 2.0, -1.0])
+    for names in (["ann", "__base__"], [*NAMES, "__base__"]):
+        launched.clear()
+        by_triton(layer, inputs(len(names), 2, 23), names)
+        assert len(launched) == 2
+
+
+# ---- where it serves
+
+
+def test_what_the_kernels_cannot_take_goes_elsewhere():
+    def layer(**changed):
+        return Layer(23, 37, [2, 8, 17, 1], [1.0, 0.5, 2.0, -1.0], **changed)
+
+    def with_(change):
+        made = layer()
+        change(made)
+        return made
+
+    def turned(made):
+        made.lora_A["ann"].weight = nn.Parameter(made.lora_A["ann"].weight.t().contiguous().t())
+
+    def biased(made):
+        made.lora_B["ann"].bias = nn.Parameter(torch.ones(37, device=DEVICE))
+
+    def halved(made):
+        made.lora_B["ann"].bfloat16()
+
+    names = ["ann", "ben", "__base__"]
+    x = inputs(3, 2, 23)
+    assert fused(layer(), x, table_of(names))
+    assert fused(layer(dtype=torch.float64), x, table_of(names)) is None
+    assert fused(layer(), x.double(), table_of(names)) is None
+    for change in (turned, biased, halved):
+        assert fused(with_(change), x, table_of(names)) is None
+    with torch.autocast(DEVICE, dtype=torch.bfloat16):
+        assert fused(layer(), x, table_of(names)) is None
+    with torch.enable_grad():
+        assert fused(layer(), x, table_of(names)) is None
+        assert fused(layer().requires_grad_(False), x, table_of(names))
+        assert fused(layer().requires_grad_(False), x.clone().requires_grad_(), table_of(names)) is None
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with FlopCounterMode(display=False):
+        assert fused(layer(), x, table_of(names)) is None
+
+
+def test_weights_of_two_dtypes_are_launched_apart():
+    layer = Layer(23, 37, [2, 8, 17, 1], [1.0, 0.5, 2.0, -1.0], torch.bfloat16)
+    layer.lora_A["ben"].float()
+    layer.lora_B["ben"].float()
+    names = ["ann", "ben", "__base__", "cat", "ben"]
+    assert len(fused(layer, inputs(5, 2, 23, torch.bfloat16), table_of(names)).launches) == 2
+    check_rows(layer, inputs(5, 2, 23, torch.bfloat16), names)
+
+
+@pytest.mark.parametrize("grad", ["of the base", "none"])
+def test_an_output_that_the_kernels_may_not_write_is_added_to_by_torch(grad):
+    layer = Layer(23, 37, [2, 8, 17, 1], [1.0, 0.5, 2.0, -1.0]).requires_grad_(False)
+    names, x = ["ann", "ben", "__base__"], inputs(3, 2, 23)
+    exact = alone(copy.deepcopy(layer).double(), x.double(), names)
+    with torch.enable_grad():
+        if grad == "none":
+            layer.base_layer.double().register_forward_pre_hook(lambda _, args: (args[0].double(),))
+        else:
+            layer.base_layer.requires_grad_()
+        found = by_triton(layer, x, names)
+    assert found.dtype is (torch.float64 if grad == "none" else torch.float32)
+    assert found.requires_grad is (grad != "none")
+    torch.testing.assert_close(found.double(), exact, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.skipif(DEVICE != "cpu", reason="there is CUDA")
+def test_the_cpu_is_served_in_the_interpreter_only(monkeypatch):
+    monkeypatch.setattr(triton_lora, "INTERPRETED", False)
+    assert fused(Layer(8, 8, [2] * 4, [1.0] * 4), inputs(2, 1, 8), table_of(["ann", "ben"])) is None
+
+
+def test_the_trial_product_is_right_and_sees_a_wrong_one(monkeypatch):
+    device = torch.device(DEVICE)
+    assert triton_lora.tries(device)
+    rows_shifted(monkeypatch)
+    assert not triton_lora.tries(device)
+
+
+@pytest.mark.parametrize("how", ["right", "wrong", "raises", "too old", "no triton"])
+def test_a_device_is_served_where_the_trial_is_right(monkeypatch, how):
+    def tries(device):
+        if how == "raises":
+            raise RuntimeError("Failed to find C compiler")
+        return how == "right"
+
+    monkeypatch.setattr(triton_lora, "tries", tries)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5) if how == "too old" else (9, 0))
+    if how == "no triton":
+        monkeypatch.setattr(triton_lora.importlib.util, "find_spec", lambda name: None)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        assert triton_lora.works_on.__wrapped__(torch.device("cuda")) is (how == "right")
+    assert ["C compiler" in str(warning.message) for warning in said] == [True] * (how == "raises")
+
+
+# ---- through the shim
+
+
+def test_a_model_under_the_shim_runs_its_linear_layers_so(monkeypatch):
+    peft = pytest.importorskip("peft")
+    import shim
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = nn.Linear(23, 40), nn.Linear(40, 37)
+
+        def forward(self, x):
+            return self.second(torch.relu(self.first(x)))
+
+    torch.manual_seed(0)
+    model = None
+    for name, rank in zip(NAMES, (2, 16, 40, 5)):
+        targets = ["first", "second"] if name != "ben" else ["second"]
+        config = peft.LoraConfig(r=rank, target_modules=targets, init_lora_weights=False)
+        if model is None:
+            model = peft.get_peft_model(Net(), config, adapter_name=name)
+        else:
+            model.add_adapter(name, config)
+    model = model.eval().to(DEVICE)
+    names, x = ["cat", "ben", "__base__", "ann", "cat", "dan"], inputs(6, 3, 23)
+    served = []
+    original = triton_lora.Launch.add
+    monkeypatch.setattr(triton_lora.Launch, "add", lambda self, *args: served.append(self) or original(self, *args))
+    shim.install()
+    try:
+        mixed = model(x, adapter_names=names)
+        assert [len(launch.table.adapters) for launch in served] == [3, 4]
+        rows = [model(x[row : row + 1], adapter_names=[name]) for row, name in enumerate(names)]
+    finally:
+        shim.uninstall()
+    torch.testing.assert_close(mixed, torch.cat(rows), rtol=1e-5, atol=1e-5)
+    assert (torch.cat(rows[1:]) - torch.cat(rows[:-1])).abs().amax((1, 2)).min() > 0.1

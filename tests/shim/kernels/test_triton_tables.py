@@ -1,0 +1,69 @@
+"""The kernels' tables: every token in one tile of its adapter, shapes that names do not change, entries by number."""
+
+import struct
+
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shim.kernels.tables import RowTable
+from shim.kernels.triton_tables import addresses, bits, number, place, tiles_of
+
+NAMES = ["ann", "ben", "cat", "dan"]
+batches = st.lists(st.sampled_from([*NAMES, "__base__"]), min_size=1, max_size=9).filter(lambda n: set(n) & set(NAMES))
+
+
+def table_of(names):
+    rows = {}
+    for row, name in enumerate(names):
+        if name != "__base__":
+            rows.setdefault(name, []).append(row)
+    return RowTable(rows, len(names), torch.device("cpu"))
+
+
+@given(batches, st.sampled_from([1, 3, 16, 40]), st.sampled_from([1, 4, 16]))
+def test_every_token_is_in_one_tile_of_its_adapter(names, tokens, height):
+    table = table_of(names)
+    order, tiles = place(table, tokens, height)
+    assert place(table, tokens, height)[1] is tiles
+    found = {}
+    for adapter, first, end in tiles.t().tolist():
+        if adapter >= 0:
+            assert first < end
+            for at in range(first, min(first + height, end)):
+                key = (order[at // tokens].item(), at % tokens)
+                assert key not in found
+                found[key] = adapter
+    expected = {
+        (row, token): number(name) for row, name in enumerate(names) if name != "__base__" for token in range(tokens)
+    }
+    assert found == expected
+
+
+def test_tables_for_other_names_have_the_same_shapes():
+    numbers = torch.tensor([5, 3])
+    shapes = {
+        tuple(part.shape for part in tiles_of(torch.tensor(slots), numbers, 3, 4))
+        for slots in ([0, 0, 0, 0], [0, 1, 2, 2], [1, 0, 1, 0], [2, 2, 2, 2])
+    }
+    assert len(shapes) == 1
+
+
+def test_a_tables_entries_are_by_number_and_it_is_never_written():
+    layer, cpu = torch.nn.Identity(), torch.device("cpu")
+    first, second = number("first"), number("second")
+    assert number("first") == first != second
+    table = addresses(layer, {second: (16, 32, 4, 5)}, cpu)
+    assert table[second].tolist() == [16, 32, 4, 5]
+    assert addresses(layer, {second: (16, 32, 4, 5)}, cpu) is table
+    other = addresses(layer, {first: (48, 64, 4, 5)}, cpu)
+    assert other[[first, second]].tolist() == [[48, 64, 4, 5], [16, 32, 4, 5]]
+    assert addresses(layer, {second: (16, 32, 4, 5)}, cpu) is other
+    assert addresses(layer, {second: (16, 32, 8, 5)}, cpu)[second].tolist() == [16, 32, 8, 5]
+    assert table[second].tolist() == [16, 32, 4, 5]
+    assert addresses(torch.nn.Identity(), {second: (16, 32, 4, 5)}, cpu) is not table
+
+
+def test_scalings_keep_their_bits():
+    for value in (1.0, -0.5, 1 / 3, 1e30):
+        assert struct.unpack("f", struct.pack("i", bits(value)))[0] == torch.tensor(value, dtype=torch.float32).item()
