@@ -104,6 +104,39 @@ class RoutingProbe:
         look_up(self._model, signature_of(batch, self._inputs, range(len(self._names)), {}, "forward"))
 
 
+class KernelProbe:
+    """What the bench times of the shim's kernels: mixed calls of LoRA layers, all with one list of names.
+
+    Each of `ways` takes a layer and its input (rows, tokens, width), and returns what to add to a base product of the
+    same rows: a function of (input, base product), which it may write.
+    """
+
+    def __init__(self, names: Sequence[str], device: Any) -> None:
+        from shim.kernels.lora import Segments, bank_of, weights_by_rank
+        from shim.kernels.tables import RowTable
+        from shim.kernels.triton_lora import fused
+
+        adapters = dict.fromkeys(names)
+        rows = {name: [row for row, other in enumerate(names) if other == name] for name in adapters}
+        self._table = table = RowTable(rows, len(names), device)
+
+        def only(layer: Any) -> Any:
+            ((_, weights),) = weights_by_rank(layer, table.adapters) or ()
+            return weights
+
+        self.ways: Dict[str, Callable[[Any, Any], Any]] = {
+            "triton": lambda layer, x: getattr(fused(layer, x, table), "add", None),
+            "bmm": lambda layer, x: bank_of(only(layer), table.tiles(x.shape[1])).add,
+            "one by one": lambda layer, x: Segments(table, only(layer)).add,
+        }
+
+    def run(self, layer: Any, x: Any) -> Any:
+        """Return the output of `layer` by the kernel that the shim chooses."""
+        from shim.kernels.layer import Memory, run_linear
+
+        return run_linear(layer, x, 0, self._table, Memory(keeps_weights=False))
+
+
 def refusals() -> Tuple[Type[BaseException], ...]:
     """Return the errors that say by name why a batch cannot be proven exact; upstream has none."""
     import shim

@@ -10,7 +10,7 @@ from typing import Callable, Dict, List
 from conformance.bench.measurements import Row, report
 from conformance.selection import CannotLoad
 
-Bench = Callable[[bool, float], List[Row]]
+Bench = Callable[..., List[Row]]
 
 
 def _adapters(quick: bool, seconds: float) -> List[Row]:
@@ -43,19 +43,26 @@ def _routing(quick: bool, seconds: float) -> List[Row]:
     return routing.measure(seconds=seconds)
 
 
+def _kernels(quick: bool, seconds: float, device: str = "") -> List[Row]:
+    from conformance.bench import kernels
+
+    return kernels.measure(quick=quick, seconds=seconds, device=device)
+
+
 BENCHES: Dict[str, Bench] = {
     "adapters": _adapters,
     "products": _products,
     "memory": _memory,
     "switching": _switching,
     "routing": _routing,
+    "kernels": _kernels,
 }
-"""What each measures, by (quick, seconds for each comparison)."""
+"""What each measures, by (quick, seconds for each comparison); `kernels` also by the device."""
 
 _QUICK = ("adapters", "products", "memory", "switching")
 _HELP = """adapters: time against their number, beside PEFT, one adapter, merged, base; products: base and adapter time
 apart, against the rank; memory: of each adapter; switching: set_adapter and merging beside the mixed call; routing:
-a trace, a call, a layer call; all (default)"""
+a trace, a call, a layer call; kernels: one layer under many adapters, kernel by kernel; all (default)"""
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -66,6 +73,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument("--seconds", type=float, metavar="S", help="for each comparison (default: 3, quick: 0.5)")
     parser.add_argument("--json", metavar="PATH", help="write the measurements there")
     parser.add_argument("--plots", metavar="FOLDER", type=Path, help="draw them there, as PNG; needs matplotlib")
+    parser.add_argument("--device", default="", help="of kernels: cuda, cpu (default: cuda where there is one)")
     parser.add_argument("--model", metavar="PACKAGE:FUNCTION", help="measure yours: it returns (model, inputs)")
     parser.add_argument("--adapters", default="", metavar="NAMES", help="with --model: comma list of names or folders")
     parser.set_defaults(command=bench)
@@ -75,10 +83,13 @@ def bench(options: argparse.Namespace) -> int:
     """Measure what was asked for, print it, write and draw it where asked; exit 0 whatever it is.
 
     Raises:
-        CannotLoad: `--model` or `--adapters` names nothing that can be measured, or `--plots` without matplotlib.
+        CannotLoad: `--model` or `--adapters` names nothing that can be measured, `--plots` without matplotlib, or
+            `--device` for a bench that measures the CPU's work.
     """
     if options.plots and importlib.util.find_spec("matplotlib") is None:  # not found out after an hour
         raise CannotLoad("--plots draws by matplotlib, which is not installed: pip install matplotlib")
+    if options.device and (options.model or options.what != "kernels"):
+        raise CannotLoad(f"--device {options.device} is for `bench kernels`; the others measure work on one CPU thread")
     seconds = options.seconds if options.seconds is not None else 0.5 if options.quick else 3.0
     if options.model:
         from conformance.bench import own
@@ -88,7 +99,8 @@ def bench(options: argparse.Namespace) -> int:
     else:
         everything = _QUICK if options.quick else tuple(BENCHES)
         names = everything if options.what == "all" else (options.what,)
-        rows = [row for name in names for row in BENCHES[name](options.quick, seconds)]
+        device = {"device": options.device} if options.device else {}
+        rows = [row for name in names for row in BENCHES[name](options.quick, seconds, **device)]
     report(rows, options.json)
     if options.plots:
         from conformance.bench.plot import draw

@@ -14,8 +14,9 @@ under 32 adapters of rank 16 in bf16:
   268 MB, 62 us, whatever the rank up to 64. Tiles are of 64 places, so that an A is read, from the L2 cache, once for
   64 tokens: a quarter of the bytes of x at rank 16. The width is one share, for there are programs enough.
 Which of the two holds for a layer call is told by the tokens of one row, never by the number of rows or of adapters. So
-the terms of a row's sums and their order are the same whatever else is in the batch. Float32 is multiplied as such (no
-TF32), outside of the tensor cores: smaller blocks.
+the terms of a row's sums and their order are the same whatever else is in the batch; what the kernels are told of other
+adapters (the largest rank, the alignment) changes how memory is read. Float32 is multiplied as such (no TF32), outside
+of the tensor cores: smaller blocks.
 """
 
 from __future__ import annotations
@@ -84,6 +85,8 @@ class Launch:
 
     def add(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         """Return `y` (rows, tokens, out) plus each row's product, in place; `x` is (rows, tokens, in)."""
+        from triton import language
+
         from shim.kernels import triton_kernels as kernels
 
         x = x if x.stride(2) == 1 else x.contiguous()
@@ -94,10 +97,11 @@ class Launch:
         blocks = blocks_for(tokens, self.dtype)
         shares = blocks.shares(width)
         order, tiles = place(self.table, tokens, blocks.places)
-        h = torch.empty((shares, rows * tokens, self.most), dtype=torch.float32, device=x.device)
-        dtype = getattr(kernels.tl, str(self.dtype).split(".")[1])
+        # Ranks are rounded up, so that every row of h begins where 16 bytes may be read at once.
+        h = torch.empty((shares, rows * tokens, -(-self.most // 16) * 16), dtype=torch.float32, device=x.device)
+        dtype = getattr(language, str(self.dtype).split(".")[1])
         # The interpreter would multiply the bits of bfloat16 as integers; products in float32 are the same.
-        dot = kernels.tl.float32 if INTERPRETED else dtype
+        dot = language.float32 if INTERPRETED else dtype
         same = {"DTYPE": dtype, "DOT": dot, "ALIGNED": self.aligned, "SHARES": shares, "PLACES": blocks.places}
         same.update(RANKS=blocks.ranks, num_warps=blocks.warps, num_stages=blocks.stages)
         count, at = tiles.shape[1], (h.stride(0), h.stride(1))
@@ -176,7 +180,7 @@ def _launch(layer: Any, table: RowTable, adapters: Sequence[Adapter]) -> Launch:
         for name, (_, down, up, scaling) in zip(table.adapters, adapters)
     }
     ranks = [rank for _, _, rank, _ in entries.values()]
-    step = next(step for step in (8, 4, 2, 1) if not any(rank % step for rank in ranks))
+    step = next(step for step in (8, 1) if not any(rank % step for rank in ranks))
     aligned = not any(down % 16 or up % 16 for down, up, *_ in entries.values())
     _, down, up, _ = adapters[0]
     return Launch(table, addresses(layer, entries, down.device), down.dtype, up.shape[0], max(ranks), step, aligned)
@@ -186,17 +190,14 @@ def _launch(layer: Any, table: RowTable, adapters: Sequence[Adapter]) -> Launch:
 
 
 def _serves(x: torch.Tensor) -> bool:
-    if type(x) is not torch.Tensor or x.dtype not in DTYPES or torch.jit.is_tracing():
+    if type(x) is not torch.Tensor or x.dtype not in DTYPES or (torch.is_grad_enabled() and x.requires_grad):
+        return False
+    watching = getattr(torch._C, "_len_torch_dispatch_stack", None)  # Breakpoint: torch 2.0
+    if watching is None or watching() or torch._C._get_tracing_state() is not None:
         return False
     if x.device.type == "cuda":
-        if torch.is_autocast_enabled() or not works_on(x.device):
-            return False
-    elif not INTERPRETED or torch.is_autocast_enabled("cpu"):
-        return False
-    if torch.is_grad_enabled() and x.requires_grad:
-        return False
-    watched = getattr(torch._C, "_len_torch_dispatch_stack", None)
-    return watched is not None and not watched()
+        return not torch.is_autocast_enabled() and works_on(x.device)
+    return INTERPRETED and not torch.is_autocast_enabled("cpu")
 
 
 @functools.lru_cache(maxsize=None)
@@ -221,15 +222,17 @@ def works_on(device: torch.device) -> bool:
 
 
 def tries(device: torch.device) -> bool:
-    """Return whether the kernels' product of small integers is what it should be, to the bit."""
-    x, down, up = (torch.arange(n, device=device).remainder(5).float() for n in (2 * 8, 3 * 8, 4 * 3))
-    x, down, up = x.view(2, 1, 8), down.view(3, 8), up.view(4, 3)
+    """Return whether the kernels' products of small integers are what they should be, to the bit."""
     table = RowTable({"": (1,)}, 2, device)
-    launch = Launch(
-        table,
-        torch.tensor([(0, 0, 0, 0)] * number("") + [(down.data_ptr(), up.data_ptr(), 3, bits(2.0))], device=device),
-        down.dtype, 4, 3, 1, False,
-    )  # fmt: skip
-    expected = x[1] @ down.t() @ up.t() * 2
-    found = launch.add(x, x.new_zeros(2, 1, 4))
-    return torch.equal(found[1], expected) and not bool(found[0].any())
+    for dtype, tokens in ((torch.float32, 1), (torch.float32, PREFILL), (torch.bfloat16, 1), (torch.bfloat16, PREFILL)):
+        some, down, up = (torch.arange(n, device=device) for n in (tokens * 1040, 3 * 1040, 40 * 3))
+        row = some.remainder(131).eq(0).to(dtype).view(tokens, 1040)
+        down, up = (down.remainder(3) - 1).to(dtype).view(3, 1040), (up.remainder(7) - 3).to(dtype).view(40, 3)
+        held = torch.zeros(number("") + 1, 4, dtype=torch.int64)
+        held[-1] = torch.tensor((down.data_ptr(), up.data_ptr(), 3, bits(2.0)))
+        launch = Launch(table, held.to(device), dtype, 40, 3, 1, False)
+        found = launch.add(torch.stack([row, row]), row.new_zeros(2, tokens, 40))
+        expected = row @ down.t() @ up.t() * 2
+        if not (torch.equal(found[1], expected) and bool(expected.any())) or bool(found[0].any()):
+            return False
+    return True

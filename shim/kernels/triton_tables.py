@@ -4,20 +4,33 @@ from __future__ import annotations
 
 import functools
 import struct
-from typing import Any, Dict, Tuple
+import threading
+from typing import Any, Dict, List, Tuple
 from weakref import WeakKeyDictionary
 
 import torch
 
 from shim.kernels.tables import RowTable
 
+_LEAST = 16  # adapters in a table
+
 Entry = Tuple[int, int, int, int]
 """Of one adapter in one layer: the addresses of A and B, the rank, the bits of the scaling."""
 
+
+class _Addresses:
+    """A layer's table on one device. Outgrown tables are kept with it: a CUDA graph may still read them."""
+
+    def __init__(self) -> None:
+        self.entries: Dict[int, Entry] = {}
+        self.tables: List[torch.Tensor] = []
+
+
 # The row of an adapter in the tables of all layers, by its name. It takes 32 bytes a layer for each name ever used.
 _numbers: Dict[str, int] = {}
-_addresses: WeakKeyDictionary[Any, Dict[Any, Tuple[Dict[int, Entry], torch.Tensor]]] = WeakKeyDictionary()
+_addresses: WeakKeyDictionary[Any, Dict[torch.device, _Addresses]] = WeakKeyDictionary()
 _places: WeakKeyDictionary[RowTable, Dict[Tuple[int, int], Tuple[torch.Tensor, torch.Tensor]]] = WeakKeyDictionary()
+_lock = threading.Lock()
 
 
 def number(adapter: str) -> int:
@@ -28,18 +41,20 @@ def number(adapter: str) -> int:
 def addresses(layer: Any, entries: Dict[int, Entry], device: torch.device) -> torch.Tensor:
     """Return the layer's table of weights, (adapters, 4) int64, which holds `entries` by number.
 
-    It stays the same tensor until an address, a rank or a scaling is another. A table is never written: who still
-    reads the one before, reads what held then. Each stream has its own, since memory is freed in a stream's order.
+    It is written, and waited for, where an address, a rank or a scaling is another than it was, and stays where it is
+    until it is outgrown.
     """
-    tables = _addresses.setdefault(layer, {})
-    key = (device, torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0)
-    known, table = tables.get(key, ({}, None))
-    if table is None or not entries.items() <= known.items():
-        known = {**known, **entries}
-        rows = [known.get(index, (0, 0, 0, 0)) for index in range(max(known) + 1)]
-        table = torch.tensor(rows, dtype=torch.int64, device=device)
-        tables[key] = (known, table)
-    return table
+    held = _addresses.setdefault(layer, {}).setdefault(device, _Addresses())
+    if not entries.items() <= held.entries.items():
+        with _lock:
+            known = {**held.entries, **entries}
+            rows = [known.get(index, (0, 0, 0, 0)) for index in range(max(known) + 1)]
+            if not held.tables or len(rows) > len(held.tables[-1]):
+                size = max(_LEAST, 1 << (len(rows) - 1).bit_length())
+                held.tables.append(torch.zeros(size, 4, dtype=torch.int64, device=device))
+            held.tables[-1][: len(rows)].copy_(torch.tensor(rows, dtype=torch.int64))
+            held.entries = known
+    return held.tables[-1]
 
 
 @functools.lru_cache(maxsize=None)

@@ -35,6 +35,17 @@ def test_quick_is_short(asked):
     assert {seconds for *_, seconds in asked} == {0.5}
 
 
+def test_the_device_is_that_of_the_kernels(asked, monkeypatch, capsys):
+    given = []
+    monkeypatch.setitem(command.BENCHES, "kernels", lambda *args, **more: given.append(more) or [Row("a: b", 1.0, "x")])
+    assert main(["bench", "kernels", "--device", "cpu"]) == 0
+    assert main(["bench", "kernels"]) == 0
+    assert given == [{"device": "cpu"}, {}]
+    assert main(["bench", "adapters", "--device", "cuda"]) == 2
+    assert not asked
+    assert "bench kernels" in capsys.readouterr().err
+
+
 def test_one_bench_is_measured_and_written(asked, tmp_path):
     assert main(["bench", "products", "--seconds", "1", "--json", str(tmp_path / "bench.json")]) == 0
     assert asked == [("products", False, 1.0)]

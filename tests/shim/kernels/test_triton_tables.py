@@ -1,6 +1,7 @@
 """The kernels' tables: every token in one tile of its adapter, shapes that names do not change, entries by number."""
 
 import struct
+from concurrent.futures import ThreadPoolExecutor
 
 import torch
 from hypothesis import given
@@ -49,19 +50,37 @@ def test_tables_for_other_names_have_the_same_shapes():
     assert len(shapes) == 1
 
 
-def test_a_tables_entries_are_by_number_and_it_is_never_written():
+def test_a_tables_entries_are_by_number_and_it_stays_where_it_is():
     layer, cpu = torch.nn.Identity(), torch.device("cpu")
     first, second = number("first"), number("second")
     assert number("first") == first != second
     table = addresses(layer, {second: (16, 32, 4, 5)}, cpu)
     assert table[second].tolist() == [16, 32, 4, 5]
-    assert addresses(layer, {second: (16, 32, 4, 5)}, cpu) is table
-    other = addresses(layer, {first: (48, 64, 4, 5)}, cpu)
-    assert other[[first, second]].tolist() == [[48, 64, 4, 5], [16, 32, 4, 5]]
-    assert addresses(layer, {second: (16, 32, 4, 5)}, cpu) is other
-    assert addresses(layer, {second: (16, 32, 8, 5)}, cpu)[second].tolist() == [16, 32, 8, 5]
-    assert table[second].tolist() == [16, 32, 4, 5]
+    for first_entry in ((48, 64, 4, 5), (48, 80, 4, 5), (48, 80, 8, 5), (48, 80, 8, 6)):
+        assert addresses(layer, {first: first_entry}, cpu) is table
+        assert table[[first, second]].tolist() == [list(first_entry), [16, 32, 4, 5]]
     assert addresses(torch.nn.Identity(), {second: (16, 32, 4, 5)}, cpu) is not table
+    for index in range(len(table)):
+        number(f"another {index}")
+    last = number("the last")
+    larger = addresses(layer, {last: (96, 112, 4, 5)}, cpu)
+    assert larger[[first, second, last]].tolist() == [list(first_entry), [16, 32, 4, 5], [96, 112, 4, 5]]
+    assert table[second].tolist() == [16, 32, 4, 5]  # whoever reads it still finds what it held
+
+
+def test_threads_do_not_take_each_others_entries_away():
+    layer, cpu = torch.nn.Identity(), torch.device("cpu")
+    entries = {number(f"thread {index}"): (16 * index, 16, 4, 5) for index in range(200)}
+
+    def enter(some):
+        for key in some:
+            assert addresses(layer, {key: entries[key]}, cpu)[key].tolist() == list(entries[key])
+
+    keys = list(entries)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(enter, [keys[start::4] for start in range(4)]))
+    table = addresses(layer, entries, cpu)
+    assert {key: tuple(table[key].tolist()) for key in keys} == entries
 
 
 def test_scalings_keep_their_bits():
