@@ -114,18 +114,18 @@ class KernelProbe:
     def __init__(self, names: Sequence[str], device: Any) -> None:
         from shim.kernels.lora import Segments, bank_of, weights_by_rank
         from shim.kernels.tables import RowTable
-        from shim.kernels.triton_lora import fused
+        from shim.kernels.triton_lora import fused, serves
 
         adapters = dict.fromkeys(names)
         rows = {name: [row for row, other in enumerate(names) if other == name] for name in adapters}
         self._table = table = RowTable(rows, len(names), device)
 
         def only(layer: Any) -> Any:
-            ((_, weights),) = weights_by_rank(layer, table.adapters) or ()
-            return weights
+            found: Any = weights_by_rank(layer, table.adapters)  # all of one rank
+            return found[0][1]
 
         self.ways: Dict[str, Callable[[Any, Any], Any]] = {
-            "triton": lambda layer, x: getattr(fused(layer, x, table), "add", None),
+            "triton": lambda layer, x: getattr(fused(layer, x, table) if serves(x) else None, "add", None),
             "bmm": lambda layer, x: bank_of(only(layer), table.tiles(x.shape[1])).add,
             "one by one": lambda layer, x: Segments(table, only(layer)).add,
         }

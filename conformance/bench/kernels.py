@@ -10,6 +10,7 @@ bytes and multiplications take at this machine's own rates, measured first: base
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Callable, Dict, Iterator, List, Sequence, Tuple
 
 from conformance.bench import llama
@@ -137,6 +138,9 @@ def _ways(layers: Sequence[Any], x: Any, names: Sequence[str]) -> Dict[str, Way]
     def merged(index: int) -> Any:
         return layers[index].base_layer(x)
 
+    def added(adds: Sequence[Callable[[Any, Any], Any]], index: int) -> Any:
+        return adds[index](x, merged(index))
+
     found = {
         "merged": each(merged),
         "single": each(lambda index: layers[index](x)),
@@ -146,7 +150,7 @@ def _ways(layers: Sequence[Any], x: Any, names: Sequence[str]) -> Dict[str, Way]
     for way, made in probe.ways.items():
         adds = [made(layer, x) for layer in layers]
         if adds[0] is not None:
-            found[way] = each(lambda index, adds=adds: adds[index](x, merged(index)))
+            found[way] = each(partial(added, adds))
     found["copied"] = each(lambda index: probe.ways["bmm"](layers[index], x)(x, merged(index)))
     grouped = [_grouped(layer, x, names) for layer in layers]
     if grouped[0] is not None:

@@ -8,7 +8,7 @@ import torch
 
 from shim.kernels.lora import KEPT_UP_TO, Bank, Scratch, Segments, Weights, bank_of, pays_to_copy, weights_by_rank
 from shim.kernels.tables import RowTable
-from shim.kernels.triton_lora import Fused, fused
+from shim.kernels.triton_lora import Fused, fused, serves
 
 Product = Union[Bank, Segments, Fused]
 
@@ -17,10 +17,12 @@ class Memory:
     """What the layers of one call share.
 
     banks: the weights that the calls of one generate keep for each other, by layer and table; None to keep nothing.
+    fused: likewise where the Triton kernels find them.
     """
 
     def __init__(self, *, keeps_weights: bool) -> None:
         self.banks: Optional[Dict[Tuple[int, int], Sequence[Bank]]] = {} if keeps_weights else None
+        self.fused: Dict[Tuple[int, int], Optional[Fused]] = {}
         self.scratch = Scratch()
 
 
@@ -39,7 +41,7 @@ def run_linear(
     dropped = _dropout_of_all(layer, table.adapters) if training else 0.0
     if dropped is None:
         return run_modules(layer, x, dim, table)
-    by_triton = None if training else fused(layer, x, table)
+    by_triton = _fused(layer, x, table, memory) if not training and serves(x) else None
     products: Optional[Iterable[Product]] = [by_triton] if by_triton is not None else None
     if products is None:
         products = _products(layer, x.numel() // (table.size * x.shape[-1]), table, memory)
@@ -59,6 +61,16 @@ def run_linear(
     if not dim:
         return out.view(y.shape)
     return out.view(y.movedim(dim, 0).shape).movedim(0, dim).contiguous()
+
+
+def _fused(layer: Any, x: torch.Tensor, table: RowTable, memory: Memory) -> Optional[Fused]:
+    """Return the Triton launches for `table`, looked up once in a generate."""
+    if memory.banks is None:
+        return fused(layer, x, table)
+    key = (id(layer), id(table))
+    if key not in memory.fused:
+        memory.fused[key] = fused(layer, x, table, keeps_weights=True)
+    return memory.fused[key]
 
 
 def _products(layer: Any, tokens: int, table: RowTable, memory: Memory) -> Optional[Iterable[Product]]:

@@ -117,11 +117,15 @@ class Launch:
 
 @dataclass(frozen=True)
 class Fused:
-    """All adapters of a layer call; `found` is what `weights_by_rank` gives."""
+    """All adapters of a layer call.
+
+    found: what `weights_by_rank` gives. kept: the memory of the weights, where it must not go before this does.
+    """
 
     table: RowTable
     found: Sequence[Tuple[Sequence[int], Weights]]
     launches: Sequence[Launch]
+    kept: Sequence[torch.Tensor]
 
     def add(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         """Return `y` (rows, tokens, out) plus each row's product; `x` is (rows, tokens, in). `y` may be written."""
@@ -135,61 +139,69 @@ class Fused:
         return y
 
 
-def fused(layer: Any, x: torch.Tensor, table: RowTable) -> Optional[Fused]:
+def fused(layer: Any, x: torch.Tensor, table: RowTable, *, keeps_weights: bool = False) -> Optional[Fused]:
     """Return the launches for the adapters of `table` in `layer`; None where other kernels must serve.
 
-    Served are CUDA devices that Triton was seen to work on, in float32, bfloat16 and float16, where no gradient is
-    asked for and nobody watches the operations (autocast, a dispatch mode, a trace); see `weights_by_rank` too.
+    Served is an input that `serves` names, where no gradient is asked for; see `weights_by_rank` too.
+
+    Args:
+        keeps_weights: whether the result outlives this layer call; it then keeps the memory that it tells of.
     """
-    if not _serves(x):
-        return None
     found = weights_by_rank(layer, table.adapters)
     if found is None:
         return None
     by_dtype: Dict[torch.dtype, List[Adapter]] = {}
     for slots, weights in found:
-        by_dtype.setdefault(weights.downs[0].dtype, []).extend(zip(slots, weights.downs, weights.ups, weights.scalings))
+        adapters = zip(slots, weights.downs, weights.ups, weights.scalings)
+        by_dtype.setdefault(weights.downs[0].dtype, []).extend(adapters)
     launches = []
-    for dtype, adapters in by_dtype.items():
-        adapters.sort(key=lambda adapter: adapter[0])
-        if not _fit(x, dtype, adapters):
+    for adapters_of_one in by_dtype.values():
+        adapters_of_one.sort(key=lambda adapter: adapter[0])
+        launch = _launch(layer, x, table, adapters_of_one)
+        if launch is None:
             return None
-        launches.append(_launch(layer, table.of([slot for slot, *_ in adapters]), adapters))
-    return Fused(table, found, launches)
+        launches.append(launch)
+    kept = [w.detach() for _, weights in found for w in (*weights.downs, *weights.ups)] if keeps_weights else []
+    return Fused(table, found, launches, kept)
 
 
-def _fit(x: torch.Tensor, dtype: torch.dtype, adapters: Sequence[Adapter]) -> bool:
-    """Whether the weights are what the kernels read without asking: they are told addresses and ranks only."""
-    out = adapters[0][2].shape[0]
-    grad = torch.is_grad_enabled()
-    return dtype in DTYPES and all(
-        down.shape == (down.shape[0], x.shape[-1])
-        and up.shape == (out, down.shape[0])
-        and up.dtype is dtype
-        and down.is_contiguous()
-        and up.is_contiguous()
-        and down.device == x.device == up.device
-        and not (grad and (down.requires_grad or up.requires_grad))
-        for _, down, up, _ in adapters
-    )
+def _launch(layer: Any, x: torch.Tensor, table: RowTable, adapters: Sequence[Adapter]) -> Optional[Launch]:
+    _, first, up, _ = adapters[0]
+    dtype, width, out = first.dtype, x.shape[-1], up.shape[0]
+    if torch.is_grad_enabled() and any(a.requires_grad or b.requires_grad for _, a, b, _ in adapters):
+        return None
+    if not all(b.dtype is dtype and a.is_contiguous() and b.is_contiguous() for _, a, b, _ in adapters):
+        return None
 
+    def fit() -> bool:
+        """Whether the weights, seen at these addresses for the first time, are as large as the kernels will think."""
+        return dtype in DTYPES and all(
+            a.shape[1] == width and b.shape == (out, a.shape[0]) and a.device == x.device == b.device
+            for _, a, b, _ in adapters
+        )
 
-def _launch(layer: Any, table: RowTable, adapters: Sequence[Adapter]) -> Launch:
     entries = {
-        number(name): (down.data_ptr(), up.data_ptr(), down.shape[0], bits(scaling))
-        for name, (_, down, up, scaling) in zip(table.adapters, adapters)
+        number(table.adapters[slot]): (a.data_ptr(), b.data_ptr(), a.shape[0], bits(scaling))
+        for slot, a, b, scaling in adapters
     }
-    ranks = [rank for _, _, rank, _ in entries.values()]
-    step = next(step for step in (8, 1) if not any(rank % step for rank in ranks))
-    aligned = not any(down % 16 or up % 16 for down, up, *_ in entries.values())
-    _, down, up, _ = adapters[0]
-    return Launch(table, addresses(layer, entries, down.device), down.dtype, up.shape[0], max(ranks), step, aligned)
+    held = addresses(layer, entries, x.device, dtype, fit)
+    if held is None or first.shape[1] != width:
+        return None
+    ranks = {rank for _, _, rank, _ in entries.values()}
+    step = 1 if any(rank % 8 for rank in ranks) else 8
+    aligned = not any((a | b) % 16 for a, b, _, _ in entries.values())
+    return Launch(table.of([slot for slot, *_ in adapters]), held, dtype, out, max(ranks), step, aligned)
 
 
 # ---- where Triton serves
 
 
-def _serves(x: torch.Tensor) -> bool:
+def serves(x: torch.Tensor) -> bool:
+    """Whether the kernels may take `x`.
+
+    That is a float32, bfloat16 or float16 tensor without a gradient on a CUDA device that Triton was seen to work on,
+    where nobody watches or changes the operations: no autocast, dispatch mode or trace.
+    """
     if type(x) is not torch.Tensor or x.dtype not in DTYPES or (torch.is_grad_enabled() and x.requires_grad):
         return False
     watching = getattr(torch._C, "_len_torch_dispatch_stack", None)  # Breakpoint: torch 2.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import struct
 import threading
-from typing import Any, Dict, List, Tuple
+from typing import Any, Callable, Dict, List, Optional, Tuple
 from weakref import WeakKeyDictionary
 
 import torch
@@ -19,7 +19,10 @@ Entry = Tuple[int, int, int, int]
 
 
 class _Addresses:
-    """A layer's table on one device. Outgrown tables are kept with it: a CUDA graph may still read them."""
+    """A layer's table of the weights of one dtype on one device.
+
+    tables: the last is in use; the others were outgrown, and a CUDA graph may still read them.
+    """
 
     def __init__(self) -> None:
         self.entries: Dict[int, Entry] = {}
@@ -28,7 +31,7 @@ class _Addresses:
 
 # The row of an adapter in the tables of all layers, by its name. It takes 32 bytes a layer for each name ever used.
 _numbers: Dict[str, int] = {}
-_addresses: WeakKeyDictionary[Any, Dict[torch.device, _Addresses]] = WeakKeyDictionary()
+_addresses: WeakKeyDictionary[Any, Dict[Tuple[torch.device, torch.dtype], _Addresses]] = WeakKeyDictionary()
 _places: WeakKeyDictionary[RowTable, Dict[Tuple[int, int], Tuple[torch.Tensor, torch.Tensor]]] = WeakKeyDictionary()
 _lock = threading.Lock()
 
@@ -38,14 +41,21 @@ def number(adapter: str) -> int:
     return _numbers.setdefault(adapter, len(_numbers))
 
 
-def addresses(layer: Any, entries: Dict[int, Entry], device: torch.device) -> torch.Tensor:
-    """Return the layer's table of weights, (adapters, 4) int64, which holds `entries` by number.
+def addresses(
+    layer: Any, entries: Dict[int, Entry], device: torch.device, dtype: torch.dtype, fit: Callable[[], bool]
+) -> Optional[torch.Tensor]:
+    """Return the layer's table of weights of `dtype`, (adapters, 4) int64, which holds `entries` by number.
 
     It is written, and waited for, where an address, a rank or a scaling is another than it was, and stays where it is
     until it is outgrown.
+
+    Args:
+        fit: asked before anything is written; None is returned where it says no.
     """
-    held = _addresses.setdefault(layer, {}).setdefault(device, _Addresses())
+    held = _addresses.setdefault(layer, {}).setdefault((device, dtype), _Addresses())
     if not entries.items() <= held.entries.items():
+        if not fit():
+            return None
         with _lock:
             known = {**held.entries, **entries}
             rows = [known.get(index, (0, 0, 0, 0)) for index in range(max(known) + 1)]

@@ -15,7 +15,7 @@ from torch import nn
 from shim.kernels import triton_lora, triton_tables
 from shim.kernels.layer import Memory, run_linear
 from shim.kernels.tables import RowTable
-from shim.kernels.triton_lora import Blocks, blocks_for, fused
+from shim.kernels.triton_lora import Blocks, blocks_for, serves
 
 pytest.importorskip("triton", reason="Triton is not installed: pip install 'mixed-adapter-batches[gpu]'")
 
@@ -71,6 +71,10 @@ def table_of(names, device=DEVICE):
         if name != "__base__":
             rows.setdefault(name, []).append(row)
     return RowTable(rows, len(names), torch.device(device, 0) if device == "cuda" else torch.device(device))
+
+
+def fused(layer, x, table):
+    return triton_lora.fused(layer, x, table) if serves(x) else None
 
 
 def by_triton(layer, x, names, dim=0):
@@ -223,10 +227,10 @@ def entries_changed(monkeypatch, change):
     """Let each adapter have what `change(its own entry, its neighbour's)` gives."""
     original = triton_lora.addresses
 
-    def addresses(layer, entries, device):
+    def addresses(layer, entries, *args):
         own = list(entries.values())
         changed = [change(mine, other) for mine, other in zip(own, own[1:] + own[:1])]
-        return original(layer, dict(zip(entries, changed)), device)
+        return original(layer, dict(zip(entries, changed)), *args)
 
     monkeypatch.setattr(triton_lora, "addresses", addresses)
 
@@ -311,6 +315,21 @@ def test_weights_are_read_where_they_are_at_every_call():
     last_table, last = called()
     assert not torch.equal(last, third)
     assert last_table is table
+
+
+def test_a_generate_looks_up_its_weights_once_and_keeps_their_memory():
+    layer = Layer(23, 37, [2, 8, 17, 1], [1.0, 0.5, 2.0, -1.0])
+    names, x, memory = ["ann", "ben", "__base__"], inputs(3, 2, 23), Memory(keeps_weights=True)
+    table = table_of(names)
+    first = run_linear(layer, x, 0, table, memory)
+    (kept,) = memory.fused.values()
+    held = layer.lora_A["ann"].weight.data_ptr()
+    layer.lora_A["ann"].weight.data = torch.zeros(2, 23, device=DEVICE)
+    assert held in [weight.data_ptr() for weight in kept.kept]
+    assert torch.equal(run_linear(layer, x, 0, table, memory), first)  # a generate is of one adapter, to its end
+    assert list(memory.fused.values()) == [kept]
+    assert not torch.equal(by_triton(layer, x, names), first)
+    run_linear(layer, x, 0, table, Memory(keeps_weights=False))
 
 
 def test_a_model_that_is_gone_leaves_no_table():

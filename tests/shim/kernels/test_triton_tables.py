@@ -50,37 +50,51 @@ def test_tables_for_other_names_have_the_same_shapes():
     assert len(shapes) == 1
 
 
+def entered(layer, entries, fit=lambda: True):
+    return addresses(layer, entries, torch.device("cpu"), torch.float32, fit)
+
+
 def test_a_tables_entries_are_by_number_and_it_stays_where_it_is():
-    layer, cpu = torch.nn.Identity(), torch.device("cpu")
+    layer = torch.nn.Identity()
     first, second = number("first"), number("second")
     assert number("first") == first != second
-    table = addresses(layer, {second: (16, 32, 4, 5)}, cpu)
+    table = entered(layer, {second: (16, 32, 4, 5)})
     assert table[second].tolist() == [16, 32, 4, 5]
     for first_entry in ((48, 64, 4, 5), (48, 80, 4, 5), (48, 80, 8, 5), (48, 80, 8, 6)):
-        assert addresses(layer, {first: first_entry}, cpu) is table
+        assert entered(layer, {first: first_entry}) is table
         assert table[[first, second]].tolist() == [list(first_entry), [16, 32, 4, 5]]
-    assert addresses(torch.nn.Identity(), {second: (16, 32, 4, 5)}, cpu) is not table
+    assert entered(torch.nn.Identity(), {second: (16, 32, 4, 5)}) is not table
     for index in range(len(table)):
         number(f"another {index}")
     last = number("the last")
-    larger = addresses(layer, {last: (96, 112, 4, 5)}, cpu)
+    larger = entered(layer, {last: (96, 112, 4, 5)})
     assert larger[[first, second, last]].tolist() == [list(first_entry), [16, 32, 4, 5], [96, 112, 4, 5]]
     assert table[second].tolist() == [16, 32, 4, 5]  # whoever reads it still finds what it held
 
 
 def test_threads_do_not_take_each_others_entries_away():
-    layer, cpu = torch.nn.Identity(), torch.device("cpu")
+    layer = torch.nn.Identity()
     entries = {number(f"thread {index}"): (16 * index, 16, 4, 5) for index in range(200)}
 
     def enter(some):
         for key in some:
-            assert addresses(layer, {key: entries[key]}, cpu)[key].tolist() == list(entries[key])
+            assert entered(layer, {key: entries[key]})[key].tolist() == list(entries[key])
 
     keys = list(entries)
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(enter, [keys[start::4] for start in range(4)]))
-    table = addresses(layer, entries, cpu)
+    table = entered(layer, entries)
     assert {key: tuple(table[key].tolist()) for key in keys} == entries
+
+
+def test_what_does_not_fit_is_not_entered():
+    layer = torch.nn.Identity()
+    key = number("first")
+    assert entered(layer, {key: (16, 32, 4, 5)}, lambda: False) is None
+    table = entered(layer, {key: (16, 32, 4, 5)})
+    assert entered(layer, {key: (16, 32, 4, 5)}, lambda: False) is table  # known
+    assert entered(layer, {key: (16, 48, 4, 5)}, lambda: False) is None
+    assert table[key].tolist() == [16, 32, 4, 5]
 
 
 def test_scalings_keep_their_bits():
