@@ -185,9 +185,10 @@ def _grouped(layer: Any, x: Any, names: Sequence[str]) -> Any:
 
 
 def _graph(run: Way) -> Way:
-    """Return a replay of what `run` launches, which has run before."""
+    """Return a replay of what `run` launches."""
     import torch
 
+    run()  # what is made once, and compiled, is not for the graph
     graph = torch.cuda.CUDAGraph()
     torch.cuda.synchronize()
     with torch.cuda.graph(graph):

@@ -202,14 +202,17 @@ def serves(x: torch.Tensor) -> bool:
     That is a float32, bfloat16 or float16 tensor without a gradient on a CUDA device that Triton was seen to work on,
     where nobody watches or changes the operations: no autocast, dispatch mode or trace.
     """
-    if type(x) is not torch.Tensor or x.dtype not in DTYPES or (torch.is_grad_enabled() and x.requires_grad):
+    on_cuda = x.device.type == "cuda"
+    if not (on_cuda or INTERPRETED) or type(x) is not torch.Tensor or x.dtype not in DTYPES:
+        return False
+    if torch.is_grad_enabled() and x.requires_grad:
         return False
     watching = getattr(torch._C, "_len_torch_dispatch_stack", None)  # Breakpoint: torch 2.0
     if watching is None or watching() or torch._C._get_tracing_state() is not None:
         return False
-    if x.device.type == "cuda":
+    if on_cuda:
         return not torch.is_autocast_enabled() and works_on(x.device)
-    return INTERPRETED and not torch.is_autocast_enabled("cpu")
+    return not torch.is_autocast_enabled("cpu")
 
 
 @functools.lru_cache(maxsize=None)
