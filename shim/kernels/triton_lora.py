@@ -24,7 +24,7 @@ from __future__ import annotations
 import functools
 import importlib.util
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import torch
@@ -145,7 +145,8 @@ def fused(layer: Any, x: torch.Tensor, table: RowTable, *, keeps_weights: bool =
     Served is an input that `serves` names, where no gradient is asked for; see `weights_by_rank` too.
 
     Args:
-        keeps_weights: whether the result outlives this layer call; it then keeps the memory that it tells of.
+        keeps_weights: whether the result outlives this layer call; it then has a table of its own, and keeps the
+            memory that it tells of.
     """
     found = weights_by_rank(layer, table.adapters)
     if found is None:
@@ -161,8 +162,10 @@ def fused(layer: Any, x: torch.Tensor, table: RowTable, *, keeps_weights: bool =
         if launch is None:
             return None
         launches.append(launch)
-    kept = [w.detach() for _, weights in found for w in (*weights.downs, *weights.ups)] if keeps_weights else []
-    return Fused(table, found, launches, kept)
+    if not keeps_weights:
+        return Fused(table, found, launches, ())
+    own = [replace(launch, addresses=launch.addresses.clone()) for launch in launches]
+    return Fused(table, found, own, [w.detach() for _, weights in found for w in (*weights.downs, *weights.ups)])
 
 
 def _launch(layer: Any, x: torch.Tensor, table: RowTable, adapters: Sequence[Adapter]) -> Optional[Launch]:

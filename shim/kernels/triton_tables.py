@@ -38,7 +38,11 @@ _lock = threading.Lock()
 
 def number(adapter: str) -> int:
     """Return the number that all layers' tables know an adapter of this name by."""
-    return _numbers.setdefault(adapter, len(_numbers))
+    known = _numbers.get(adapter)
+    if known is None:
+        with _lock:  # two names must not find the same length
+            known = _numbers.setdefault(adapter, len(_numbers))
+    return known
 
 
 def addresses(
