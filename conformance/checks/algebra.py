@@ -83,10 +83,10 @@ def _expect_weighted_sum(case: Case) -> Evidence:
     for path, delta in _deltas(model, "sum").items():
         want = sum(weight * parts[name][path] for name, weight in zip(names, weights))
         nearest = min(relative_error(parts[name][path], want) for name in names)
-        error = relative_error(delta, want)
-        evidence += Evidence(error, nearest)
-        if error > max(case.tier.tolerance, 1e-9):
-            raise Mismatch(f"{path} of the combined adapter differs by {error:.1e} from the weighted sum")
+        gap = relative_error(delta, want)
+        evidence += Evidence(gap, nearest)
+        if gap > max(case.tier.tolerance, 1e-9):
+            raise Mismatch(f"{path} of the combined adapter differs by {gap:.1e} from the weighted sum")
     return _with_power(case, evidence)
 
 
