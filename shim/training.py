@@ -78,7 +78,7 @@ def _held(layer: Any) -> List[Any]:
 
 def _way_to_train(batch: MixedBatch) -> str:
     names = [group.adapter for group in batch.groups if group.adapter != BASE]
-    # Breakpoint: huggingface/peft#2771, peft 0.18.0: set_requires_grad.
+    # Breakpoint: huggingface/peft#2807, peft 0.18.0: set_requires_grad.
     if hasattr(batch.model, "set_requires_grad"):
         return f"model.set_requires_grad({names})"
     return "set requires_grad on its parameters"
