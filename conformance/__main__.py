@@ -222,7 +222,12 @@ def _write_page(page: ModuleType, environments: Sequence[Report], path: Path) ->
 
 
 def list_all(options: argparse.Namespace) -> int:
-    """Print the models and the checks with their clauses."""
+    """Print the models and the checks with their clauses, or write the page of the contract."""
+    if options.contract_markdown:
+        from conformance.report import contract
+
+        Path(options.contract_markdown).write_text(contract.render(), encoding="utf-8")
+        return FINE
     print("Models")
     for model in chosen_models(options.models):
         print(f"  {model.name:<32} {', '.join(sorted(model.tags))}".rstrip())
@@ -254,6 +259,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_parser(commands)
     lists = commands.add_parser("list", help="list the models and the checks")
     lists.add_argument("--models", default=TINY, metavar="NAMES", help=_MODELS)
+    lists.add_argument("--contract-markdown", metavar="PATH", help="write each clause with its checks there, instead")
     lists.set_defaults(command=list_all)
     return parser
 
