@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import List
-
 from conformance.checks import CHECKS
 from conformance.contract import CONTRACT, Chapter, Clause
 from conformance.report.markdown import row
@@ -14,8 +12,8 @@ _HEAD = """\
 Made by `python -m conformance list --contract-markdown docs/contract.md`, from the checks as they are registered.
 
 What `model(**inputs, adapter_names=names)` must mean. A check proves clauses and carries their ids; reports group by
-them. "Alone" means: the same row, same padding, run under `set_adapter(name)`, or with adapters disabled for `__base__`.
-Two references, row by row and group by group, must agree before they are believed.
+them. "Alone" means: the same row, same padding, run under `set_adapter(name)`, or with adapters disabled for
+`__base__`. Two references, row by row and group by group, must agree before they are believed.
 
 A clause with "no check" is a promise that no registered check holds the shim to; what shows a part of it elsewhere is
 said. A clause with checks may promise more than they ask: read their questions.
@@ -24,7 +22,8 @@ said. A clause with checks may promise more than they ask: read their questions.
 _TAIL = """\
 ## Exactness
 
-- Exact tier: integer-valued weights and inputs, so that every order of summation gives the same float: bitwise equality.
+- Exact tier: integer-valued weights and inputs, so that every order of summation gives the same float: bitwise
+  equality.
 - float64 tier, the gate for real architectures: relative error ≤ 1e-9, on rows where the adapters differ by at least
   1000 times that.
 - Low-precision tier: the error against a float64 reference is at most a small constant times that of the sequential run
@@ -63,9 +62,3 @@ def _clause(clause: Clause) -> str:
 
 def _slow(name: str) -> str:
     return "" if CHECKS[name].quick else " (left out by `--quick`)"
-
-
-def unwritten() -> List[str]:
-    """Return the clauses that checks name and the contract does not have."""
-    written = {clause.id for chapter in CONTRACT for clause in chapter.clauses}
-    return sorted({clause for check in CHECKS.values() for clause in check.clauses} - written)

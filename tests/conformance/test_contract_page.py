@@ -16,6 +16,11 @@ ROOT = Path(__file__).parents[2]
 CLAUSES = [clause for chapter in CONTRACT for clause in chapter.clauses]
 
 
+def unwritten():
+    """Return the clauses that checks name and the contract does not have."""
+    return {clause for check in CHECKS.values() for clause in check.clauses} - {clause.id for clause in CLAUSES}
+
+
 def test_the_committed_page_is_current(tmp_path):
     assert main(["list", "--contract-markdown", str(tmp_path / "contract.md")]) == 0
     made = (tmp_path / "contract.md").read_text("utf-8")
@@ -34,10 +39,10 @@ def test_a_check_that_is_added_changes_the_page(monkeypatch):
 
 
 def test_every_check_proves_clauses_of_the_contract(monkeypatch):
-    assert contract.unwritten() == []
+    assert not unwritten()
     known = CHECKS["each_row_equals_its_own_run"]
     monkeypatch.setitem(CHECKS, "unheard_of", replace(known, clauses=("R99",)))
-    assert contract.unwritten() == ["R99"]
+    assert unwritten() == {"R99"}
 
 
 def test_clauses_stand_once_in_the_order_of_reports():

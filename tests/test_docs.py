@@ -1,0 +1,174 @@
+"""The documentation runs: its Python is executed, its commands parse, its links lead somewhere, its paths exist."""
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+import conformance.__main__
+import shim
+import shim.__main__
+import tests.faults.call_faults
+import tests.faults.one_pass_faults
+import tests.faults.split_faults
+import tests.faults.training_faults  # noqa: F401
+from conformance.checks import CHECKS
+from shim.routing.rules import RULES
+from tests.faults.planted import FAULTS
+from tests.pages import Block, Page, broken_links, commands, expect_printed
+
+ROOT = Path(__file__).parents[1]
+GENERATED = ("contract", "models", "methods", "versions")  # whose code is of runs that have been
+PAGES = [
+    Page.read(path)
+    for path in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+    if path.stem not in GENERATED
+]
+EACH = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.path.stem)
+
+
+@pytest.fixture
+def alone(tmp_path, monkeypatch):
+    """A folder of its own, where modules are found, and no shim; what is registered meanwhile is taken back."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    before = [dict(registry) for registry in (CHECKS, RULES, FAULTS)]
+    shim.uninstall()
+    yield
+    shim.install()  # with the options that hold by default
+    shim.uninstall()
+    for registry, entries in zip((CHECKS, RULES, FAULTS), before):
+        registry.clear()
+        registry.update(entries)
+    for name in [name for name in sys.modules if name.split(".")[0] == "my_package"]:
+        del sys.modules[name]
+
+
+@pytest.fixture
+def parse(monkeypatch):
+    """Tell whether a program takes these arguments, without running what they ask for."""
+    monkeypatch.setattr(shim.__main__, "_run", lambda arguments: 0)
+    monkeypatch.setattr(shim, "status", tuple)
+
+    def parsed(program, arguments):
+        if program == "shim":
+            return shim.__main__.main(arguments) == 0
+        try:
+            conformance.__main__._parser().parse_args(arguments)
+        except SystemExit as left:
+            return left.code == 0
+        return True
+
+    return parsed
+
+
+@EACH
+def test_the_blocks_of_python_run(page, alone):
+    page.run()
+
+
+@EACH
+def test_the_commands_parse(page, parse):
+    for program, arguments in commands(page):
+        if program in ("shim", "conformance"):
+            assert parse(program, arguments), f"python -m {program} {' '.join(arguments)}"
+
+
+@pytest.mark.parametrize("page", [Page.read(path) for path in sorted((ROOT / "docs").glob("*.md"))] + PAGES[:2])
+def test_links_lead_somewhere(page):
+    assert broken_links(page) == []
+
+
+@EACH
+def test_pages_of_the_site_link_within_it(page):
+    if page.path.parent.name == "docs":
+        assert [target for target in page.links if target.startswith("..")] == []
+
+
+@EACH
+def test_paths_exist(page):
+    assert [path for path in page.paths if not (ROOT / path).exists()] == []
+
+
+def test_planted_faults_are_caught_as_the_page_says():
+    (page,) = (page for page in PAGES if page.path.stem == "suite")
+    rows = re.findall(r"^\| (.+) \| `(\w+)` \|$", page.text.split("| planted |")[1], re.MULTILINE)
+    said = {name.replace(" ", "_"): check for names, check in rows for name in names.split("; ")}
+    assert said == {name: fault.check for name, fault in FAULTS.items()}
+
+
+def test_every_page_is_in_the_sites_navigation():
+    listed = re.findall(r"\b([\w/-]+\.md)$", (ROOT / "mkdocs.yml").read_text("utf-8"), re.MULTILINE)
+    assert sorted(listed) == sorted(path.name for path in (ROOT / "docs").glob("*.md"))
+
+
+def test_the_readme_is_a_front_door():
+    assert PAGES[0].path.name == "README.md"
+    assert len(PAGES[0].text.splitlines()) <= 150
+
+
+def test_the_readme_has_the_command_that_runs_the_tests():
+    found = re.findall(r"^<!-- test command -->\n```bash\n(.+)\n```\n<!-- end -->$", PAGES[0].text, re.MULTILINE)
+    assert len(found) == 1
+    assert "pytest" in found[0]
+
+
+# What asserts here is seen to fail.
+
+
+def page_of(text, path=ROOT / "docs/index.md"):
+    return Page(path, text)
+
+
+def test_a_block_that_fails_fails_at_its_line():
+    with pytest.raises(ZeroDivisionError) as failed:
+        page_of("Words.\n\n```python\nx = 1\n```\n\n<!-- setup:\ny = 0\n-->\n\n```python\nx / y\n```\n").run()
+    assert failed.traceback[-1].lineno + 1 == 12
+
+
+@pytest.mark.parametrize(("shown", "right"), [("a b c", True), ("a … c", True), ("a … d", False), ("a", False)])
+def test_what_is_printed_is_held_against_what_is_shown(shown, right):
+    block = Block("text", shown + "\n", 3)
+    if right:
+        expect_printed(block, "a b c\n", ROOT)
+    else:
+        with pytest.raises(AssertionError, match=":3 shows"):
+            expect_printed(block, "a b c\n", ROOT)
+
+
+def test_a_page_holds_what_its_block_prints_against_its_text():
+    page_of("```python\nprint('a', 'b')\n```\n\n```text\na …\n```\n").run()
+    with pytest.raises(AssertionError):
+        page_of("```python\nprint('b')\n```\n\n```text\na\n```\n").run()
+
+
+@pytest.mark.parametrize(
+    ("line", "right"),
+    [
+        ("python -m conformance run -n auto", True),
+        ("python -m conformance run --modles all", False),
+        ("python -m venv x && x/bin/python -m conformance bench nothing", False),
+        ("python -m shim status   # every patch", True),
+        ("python -m shim run -m my.module --fast", True),
+        ("python -m shim stat", False),
+        ("python -m conformance run \\\n    --quick --wrong", False),
+    ],
+)
+def test_a_wrong_command_is_found(line, right, parse):
+    ((program, arguments),) = (c for c in commands(page_of(f"```bash\n{line}\n```\n")) if c[0] != "venv")
+    assert parse(program, arguments) is right
+
+
+def test_a_link_to_nowhere_is_found():
+    page = page_of(
+        "# The way\n\n[a](#the-way) [b](#a-way) [c](models.md#exceptions) [d](models.md#none) [e](none.md)\n"
+        "[f](https://example.org) ![g](with-and-without.svg) ![h](none.svg)"
+    )
+    assert broken_links(page) == ["#a-way", "models.md#none", "none.md", "none.svg"]
+
+
+def test_a_path_to_nowhere_is_found():
+    assert page_of("`shim/patch.py`, `shim/kernels/`, `tests/none.py`").paths == [
+        "shim/patch.py", "shim/kernels/", "tests/none.py",
+    ]  # fmt: skip
