@@ -1,7 +1,9 @@
 """The documentation runs: its Python is executed, its commands parse, its links lead somewhere, its paths exist."""
 
 import re
+import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -101,6 +103,13 @@ def test_planted_faults_are_caught_as_the_page_says():
 def test_every_page_is_in_the_sites_navigation():
     listed = re.findall(r"\b([\w/-]+\.md)$", (ROOT / "mkdocs.yml").read_text("utf-8"), re.MULTILINE)
     assert sorted(listed) == sorted(path.name for path in (ROOT / "docs").glob("*.md"))
+
+
+@pytest.mark.skipif(find_spec("material") is None, reason="mkdocs-material: the extra docs")
+def test_the_site_is_built_without_a_warning(tmp_path):
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path / "site")]
+    subprocess.run(command, cwd=ROOT, check=True)
+    assert {path.stem for path in (tmp_path / "site").glob("*.html")} >= {"index", "contract", "versions"}
 
 
 def test_the_readme_is_a_front_door():
