@@ -97,7 +97,7 @@ def _fed(spec: str, model: Any) -> Made:
     from conformance.models.every.classes import BASE_PART, HEAD_PART, Entry
 
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    if not _is(base, "PreTrainedModel"):
+    if not is_of_transformers(base):
         raise CannotLoad(f"{spec} should return (model, inputs), but returned {type(model).__name__}")
     part = BASE_PART if base.base_model is base else HEAD_PART
     try:
@@ -112,6 +112,11 @@ def _fed(spec: str, model: Any) -> Made:
             f"({type(error).__name__}: {error})"
         ) from error
     return model, batch.tensors
+
+
+def is_of_transformers(model: Any) -> bool:
+    """Whether a model is one of transformers, and not a module around it."""
+    return _is(model, "PreTrainedModel")
 
 
 def _is(value: Any, name: str) -> bool:

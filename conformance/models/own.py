@@ -6,7 +6,7 @@ import functools
 from typing import TYPE_CHECKING, Any, Dict, Iterator, List, Set
 
 from conformance.models.model import Model
-from conformance.models.named import made_by
+from conformance.models.named import is_of_transformers, made_by
 from conformance.selection import OWN, CannotLoad
 
 if TYPE_CHECKING:
@@ -30,7 +30,8 @@ def own_model(name: str) -> Model:
     spec = name[len(OWN) :]
     model, inputs = made_by(spec)
     _check_inputs(spec, inputs)
-    targets = tuple(_targets(_without_adapters(model)))
+    model = _without_adapters(model)
+    targets = tuple(_targets(model))
     if not targets:
         raise CannotLoad(f"{spec} returned a {type(model).__name__}, which has no linear layer to adapt")
     samples = len(next(iter(inputs.values())))
@@ -44,12 +45,12 @@ def own_model(name: str) -> Model:
 
     return Model(
         name=name,
-        architecture=type(model).__name__,
+        architecture=type(model).__name__ if is_of_transformers(model) else "",
         build=lambda: _without_adapters(made_by(spec)[0]),
         inputs=draw,
         targets=targets,
         saved=(),
-        tags=frozenset(_tags(_without_adapters(model), inputs)),
+        tags=frozenset(_tags(model, inputs)),
         lengths=(1,),
     )
 
