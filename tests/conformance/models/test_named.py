@@ -3,6 +3,7 @@
 import peft
 import pytest
 import torch
+import transformers
 
 from conformance.models.named import SAMPLES, made_by
 from conformance.models.own import own_model
@@ -62,12 +63,17 @@ def test_an_adapter_is_not_taken_for_a_model(tmp_path):
         (f"{HERE}:nothing", "should return"),
         (f"{HERE}:raising", "no weights here"),
         ("/no/such/folder", "folder of a checkpoint"),
-        ("transformers:Qwen2VLForConditionalGeneration", "would not be one entry per sample"),
     ],
 )
 def test_what_cannot_be_had_is_said(spec, said):
     with pytest.raises(CannotLoad, match=said):
         made_by(spec)
+
+
+@pytest.mark.skipif(not hasattr(transformers, "Qwen2VLModel"), reason="this transformers has no Qwen2-VL")
+def test_images_that_are_packed_must_be_given():
+    with pytest.raises(CannotLoad, match="would not be one entry per sample"):
+        made_by("transformers:Qwen2VLForConditionalGeneration")
 
 
 def test_a_folder_without_a_checkpoint_is_said(tmp_path):
