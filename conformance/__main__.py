@@ -252,7 +252,12 @@ def _parser() -> argparse.ArgumentParser:
     _add_run_options(runs)
     runs.set_defaults(command=run)
     own = commands.add_parser("check", help="run the checks on a model of yours, and show its routes")
-    own.add_argument("model", metavar="PACKAGE:FUNCTION", help="it returns (model, inputs of two samples or more)")
+    own.add_argument(
+        "model",
+        metavar="PACKAGE:NAME",
+        help="a function that returns (model, inputs of two samples or more), or a model or configuration of "
+        "transformers; a class of these; or the folder of a checkpoint",
+    )
     _add_run_options(own)
     own.set_defaults(command=check, on_record=False)
     _add_report(commands)

@@ -48,13 +48,13 @@ class Examination:
 def check_model(
     spec: str, *, checks: str = ALL, examples: int = Settings.examples, device: str = "auto", with_shim: bool = True
 ) -> List[Verdict]:
-    """Run the checks on the model of `spec`, `package.module:function`, and return their verdicts.
+    """Run the checks on the model that `spec` names (see `made_by`), and return their verdicts.
 
     Args:
         checks: comma list of checks or clauses. examples: scenarios for each.
 
     Raises:
-        CannotLoad: `spec` is not what `own_model` wants.
+        CannotLoad: `spec` is not what `made_by` wants.
         AssertionError: some check fails; the message has each with its reproduction.
     """
     failed, verdicts = [], []

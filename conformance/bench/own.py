@@ -7,7 +7,7 @@ from typing import Any, Callable, Dict, Iterator, List, Sequence, Tuple
 
 from conformance.bench.measurements import Row, one_thread, spread
 from conformance.bench.timing import interleaved
-from conformance.models.own import made_by
+from conformance.models.named import made_by
 from conformance.selection import CannotLoad
 from conformance.shim_switch import raised_by_upstream, shim_installed, shim_uninstalled
 

@@ -185,13 +185,13 @@ def _tokens(
     chosen = {} if names is None else {"adapter_names": list(names)}
     with torch.no_grad():
         output = model.generate(**given, **{"max_new_tokens": _TOKENS, "do_sample": False, **settings, **chosen})
-    config = _generator(model).generation_config
-    ends = {config.pad_token_id, *_as_list(config.eos_token_id)}
-    return [_without_tail(row, ends) for row in output.tolist()]
+    return [without_tail(row, model) for row in output.tolist()]
 
 
-def _without_tail(row: List[int], ends: Set[Any]) -> List[int]:
+def without_tail(row: List[int], model: Any) -> List[int]:
     """Return the row without its last end tokens and padding, whose number other rows decide."""
+    config = _generator(model).generation_config
+    ends: Set[Any] = {config.pad_token_id, *_as_list(config.eos_token_id)}
     end = len(row)
     while end > 0 and row[end - 1] in ends:
         end -= 1

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Dict, List
 
 from conformance.case import Case
 from conformance.checks.check import check
+from conformance.checks.generation import without_tail
 from conformance.checks.own_adapters import own_model
 from conformance.compare import Evidence, Inapplicable, Mismatch, Vacuous
 from conformance.models.text_inputs import PAD, VOCABULARY
@@ -56,7 +57,7 @@ def _answers(case: Case, model: Any, texts: List[str], names: Dict[str, List[str
         found = pipe(texts, batch_size=2, top_k=None, **names)
         return [[one["score"] for one in sorted(each, key=lambda one: str(one["label"]))] for each in found]
     found = pipe(texts, batch_size=2, return_tensors=True, max_new_tokens=4, do_sample=False, **names)
-    return [each[0]["generated_token_ids"] for each in found]
+    return [without_tail(each[0]["generated_token_ids"], model) for each in found]
 
 
 def _gap(one: List[float], other: List[float]) -> float:

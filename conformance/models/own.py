@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import functools
-import importlib
-import traceback
-from typing import TYPE_CHECKING, Any, Dict, Iterator, List, Set, Tuple
+from typing import TYPE_CHECKING, Any, Dict, Iterator, List, Set
 
 from conformance.models.model import Model
+from conformance.models.named import is_of_transformers, made_by
 from conformance.selection import OWN, CannotLoad
 
 if TYPE_CHECKING:
@@ -18,40 +17,21 @@ if TYPE_CHECKING:
 _LINEAR = ("Linear", "Conv1D")
 
 
-def made_by(spec: str) -> Tuple[Any, Dict[str, Any]]:
-    """Return what `package.module:function` returns: a model, and by name the inputs of one batch.
-
-    Raises:
-        CannotLoad: there is no such function, or it returns something else.
-    """
-    module, _, function = spec.partition(":")
-    try:
-        made = getattr(importlib.import_module(module), function)()
-    except (ImportError, AttributeError, ValueError) as error:
-        raise CannotLoad(f"{spec!r} should be package.module:function, but: {error}") from error
-    except Exception as error:
-        frame = traceback.extract_tb(error.__traceback__)[-1]
-        said = f"raised {type(error).__name__}: {error} [{frame.filename}:{frame.lineno}]"
-        raise CannotLoad(f"{spec} should return (model, inputs), but {said}") from error
-    if not (isinstance(made, tuple) and len(made) == 2 and isinstance(made[1], dict)):
-        raise CannotLoad(f"{spec} should return (model, inputs), but returned {type(made).__name__}")
-    return made
-
-
 @functools.lru_cache(maxsize=None)
 def own_model(name: str) -> Model:
-    """Return the model called `own:package.module:function`, as data for the checks.
+    """Return the model called `own:` and what `made_by` takes, as data for the checks.
 
-    The function returns (model, inputs): a module, and tensors by argument with one entry per sample along dim 0, of
-    two samples or more. Adapters of the suite's own are put on its linear layers; those that it has are taken off.
+    Its inputs are tensors with one entry per sample along dim 0, of two samples or more. Adapters of the suite's own
+    are put on its linear layers; those that it has are taken off.
 
     Raises:
-        CannotLoad: it returns something else.
+        CannotLoad: there is no such model.
     """
     spec = name[len(OWN) :]
     model, inputs = made_by(spec)
     _check_inputs(spec, inputs)
-    targets = tuple(_targets(_without_adapters(model)))
+    model = _without_adapters(model)
+    targets = tuple(_targets(model))
     if not targets:
         raise CannotLoad(f"{spec} returned a {type(model).__name__}, which has no linear layer to adapt")
     samples = len(next(iter(inputs.values())))
@@ -65,12 +45,12 @@ def own_model(name: str) -> Model:
 
     return Model(
         name=name,
-        architecture=type(model).__name__,
+        architecture=type(model).__name__ if is_of_transformers(model) else "",
         build=lambda: _without_adapters(made_by(spec)[0]),
         inputs=draw,
         targets=targets,
         saved=(),
-        tags=frozenset(_tags(_without_adapters(model), inputs)),
+        tags=frozenset(_tags(model, inputs)),
         lengths=(1,),
     )
 

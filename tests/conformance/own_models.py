@@ -35,6 +35,17 @@ def adapted():
     return peft.get_peft_model(model, peft.LoraConfig(target_modules=["q_proj"])), inputs
 
 
+def model_alone():
+    return causal()[0]
+
+
+def configuration():
+    return transformers.ViTConfig(
+        hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2, image_size=16, patch_size=8,
+        architectures=["ViTForImageClassification"],
+    )  # fmt: skip
+
+
 class Mixing(Pooling):
     """Every row has a part of the others in it."""
 

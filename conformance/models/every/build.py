@@ -25,26 +25,37 @@ class CannotBuild(Exception):
 
 def build(entry: Entry, seed: int = 0) -> Any:
     """Return the model in evaluation mode, of random weights, in the default dtype."""
-    import torch
     import transformers
 
     if not entry.architecture:
         raise CannotBuild("registered with a configuration only: no model class of its own")
-    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        torch.manual_seed(seed)
         config = tiny(config_class(entry.model_type), f"{entry.model_type}+{entry.part}")
+        model = tiny_model(found_class(entry, transformers), config, seed)
+        _soften(model, facts_of(entry).get("soften"))
+    return model
+
+
+def tiny_model(architecture: Any, config: Any, seed: int = 0) -> Any:
+    """Return a model of the class in evaluation mode, of random weights, in the default dtype.
+
+    Raises:
+        CannotBuild: it has too many parameters.
+    """
+    import torch
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
         for part in everywhere(config):
             # grouped products know no float64
             part._experts_implementation = "eager"
-        architecture = found_class(entry, transformers)
         config = _own(architecture, config)
         _refuse_large(architecture, config)
         model = architecture(config).eval().requires_grad_(False)
         model = model.to(torch.get_default_dtype())
         randomize(model, torch.default_generator)
         _fill_codebooks(model)
-        _soften(model, facts_of(entry).get("soften"))
     return model
 
 

@@ -130,11 +130,10 @@ def test_adapters_injected_by_peft_or_inside_a_peft_model_are_found_too():
         (None, ["ann"], shim.AdapterNamesError, "is 1, but should be 4"),
         (None, ["ann", "eve", "ann", "ann"], shim.UnknownAdapterError, "'eve'.*'ann', 'ben'"),
         (None, "ann", shim.AdapterNamesError, "should be a list"),
-        (lambda model: model.train(), NAMES, shim.RefusedError, "training mode"),
         (lambda model: model.encoder.layer[0].attention.self.query.merge(), NAMES, shim.RefusedError, "merged"),
         (lambda model: model.delete_adapter("ben"), NAMES, shim.UnknownAdapterError, "'ben'"),
     ],
-    ids=["count", "unknown", "string", "training", "merged", "deleted"],
+    ids=["count", "unknown", "string", "merged", "deleted"],
 )
 def test_what_cannot_be_exact_is_refused_as_under_peft(change, names, error, says):
     model = bert()

@@ -130,13 +130,21 @@ def test_a_failed_call_leaves_the_generators_as_they_were(model):
 
 
 ONE = torch.Generator()
-WRONG = [[1, 2, 3], 7, [1, 2, 3, "4"], [1, 2, 3, None], [True, 1, 2, 3], [ONE, ONE, 1, 2], (seed for seed in SEEDS)]
+WRONG = {
+    "three": [1, 2, 3],
+    "a number": 7,
+    "a string": [1, 2, 3, "4"],
+    "None": [1, 2, 3, None],
+    "True": [True, 1, 2, 3],
+    "one twice": [ONE, ONE, 1, 2],
+    "an iterator": iter(SEEDS),
+}
 
 
-@pytest.mark.parametrize("wrong", WRONG, ids=str)
+@pytest.mark.parametrize("wrong", sorted(WRONG))
 def test_what_is_not_a_generator_for_each_sample_is_an_error(model, wrong):
     with pytest.raises(shim.AdapterNamesError, match="generators"):
-        mixed(model, generators=wrong)
+        mixed(model, generators=WRONG[wrong])
 
 
 @settings(max_examples=40)
