@@ -57,7 +57,7 @@ def _answers(case: Case, model: Any, texts: List[str], names: Dict[str, List[str
         found = pipe(texts, batch_size=2, top_k=None, **names)
         return [[one["score"] for one in sorted(each, key=lambda one: str(one["label"]))] for each in found]
     found = pipe(texts, batch_size=2, return_tensors=True, max_new_tokens=4, do_sample=False, **names)
-    return [without_tail(each[0]["generated_token_ids"], model) for each in found]
+    return [list(map(float, without_tail(each[0]["generated_token_ids"], model))) for each in found]
 
 
 def _gap(one: List[float], other: List[float]) -> float:

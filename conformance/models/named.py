@@ -50,9 +50,10 @@ def _called(spec: str, thing: Any) -> Any:
     from conformance.models.every.configs import tiny
 
     try:
-        if inspect.isclass(thing) and _is_class(thing, "PretrainedConfig"):
+        is_class: bool = inspect.isclass(thing)
+        if is_class and _is_class(thing, "PretrainedConfig"):
             return tiny(thing)
-        if inspect.isclass(thing) and _is_class(thing, "PreTrainedModel"):
+        if is_class and _is_class(thing, "PreTrainedModel"):
             return tiny_model(thing, tiny(thing.config_class))
         return thing() if callable(thing) else thing
     except Exception as error:
