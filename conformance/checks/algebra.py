@@ -124,7 +124,8 @@ def _calls_of_linear_layers(case: Case, name: str) -> List[Tuple[str, Any, Any, 
         if isinstance(layer.get_base_layer(), torch.nn.Linear):
 
             def note(module: Any, args: Any, output: Any, path: str = path) -> None:
-                calls.append((path, module, args[0], output))
+                if output.numel():  # an expert may get no token
+                    calls.append((path, module, args[0], output))
 
             handles.append(layer.register_forward_hook(note))
     try:
