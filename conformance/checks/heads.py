@@ -1,15 +1,17 @@
-"""Chapter Heads: each row goes through its own adapter's saved modules (H1-H3)."""
+"""Chapter Heads: each row goes through its own adapter's saved modules, whatever comes and goes (H1-H3, S4)."""
 
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from conformance.case import Case, raised_by
-from conformance.checks.check import check
+from conformance.checks.check import check, has_rows
 from conformance.compare import Evidence, Mismatch, compare_row
 from conformance.outputs import tensors_of
 from conformance.scenarios import BASE, Draws
+from conformance.subject import fill, lora_config, with_adapters
 
 if TYPE_CHECKING:
     from conformance.models import Model
@@ -17,6 +19,10 @@ if TYPE_CHECKING:
 
 def _saves(model: Model) -> bool:
     return bool(model.saved) and "contrastive" not in model.tags
+
+
+def _has_two_targets(model: Model) -> bool:
+    return len(model.targets) > 1 and has_rows(model)
 
 
 @check("H1", draws=Draws(adapters=(2, 3), rows=(2, 4), saved="all"), applies=_saves)
@@ -78,6 +84,40 @@ def a_merged_and_unloaded_model_answers_as_its_adapter(case: Case) -> Evidence:
         with torch.no_grad():
             evidence += _expect_output(case, plain(**case.inputs), name, when)
     return evidence
+
+
+@check("S4", "A1", draws=Draws(adapters=(2, 2), rows=(2, 3), saved="none"))
+def a_merged_adapter_is_not_deleted(case: Case) -> Evidence:
+    """Is deleting a merged adapter refused, so that its weights do not stay in the base model's?"""
+    model, deleted = case.peft_model, case.scenario.names[0]
+    model.set_adapter(deleted)
+    model.merge_adapter()
+    error = raised_by(lambda: model.delete_adapter(deleted))
+    if not isinstance(error, ValueError):
+        raise Mismatch(f"delete_adapter of a merged adapter gave {error!r}, but should be refused by a ValueError")
+    model.unmerge_adapter()
+    return expect_whole_batch(case, deleted, "after deleting the merged adapter was refused")
+
+
+@check("S4", "H3", draws=Draws(adapters=(2, 2), rows=(2, 3), saved="none"), applies=_has_two_targets)
+def a_disabled_model_stays_the_base_model_whatever_is_added(case: Case) -> Evidence:
+    """Is a disabled model the base model though an adapter on other layers comes, and is made active?"""
+    import torch
+
+    targets = case.model.targets
+    first, second = (replace(adapter, targets=(target,)) for adapter, target in zip(case.scenario.adapters, targets))
+    model = with_adapters(case.model, [first], case.scenario.seed, case.device)
+    model.disable_adapter_layers()
+    model.add_adapter(second.name, lora_config(case.model, second))
+    fill(model.double().eval(), second, case.scenario.seed, integer="integer" in case.model.tags)
+    model.set_adapter(second.name)
+    with torch.no_grad():
+        disabled = model(**case.inputs)
+        model.enable_adapter_layers()
+        enabled = model(**case.inputs)
+    where = f"disabled, after {second.name!r} was added and made active, {case.model.name}"
+    expected = case.oracle.run(BASE)
+    return compare_row(tensors_of(disabled), expected, {second.name: tensors_of(enabled)}, case.tier, where)
 
 
 def expect_whole_batch(case: Case, name: str, when: str) -> Evidence:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Tuple
 
 from conformance.upstream.defect import Defect, Sighting, Where
+from conformance.upstream.switching import SWITCHING
 
 if TYPE_CHECKING:
     from conformance.models import Model
@@ -37,7 +38,6 @@ _KEYWORD_BEAMS = ("beams_by_keyword_are_the_rows_own", "several_returned_sequenc
 _CONFIG_BEAMS = ("beams_by_generation_config_are_the_rows_own", "beams_of_the_models_own_config_are_the_rows_own")
 _TOKENS = ("greedy_tokens_equal_the_rows_own", *_KEYWORD_BEAMS, *_CONFIG_BEAMS)
 _ACTIVE = "the_names_are_used_whatever_is_active"
-_DELETING = "adapters_stay_right_after_loading_and_deleting"
 _TUNERS = "no_tuner_ignores_the_names"
 _THREADS = "threads_do_not_affect_each_other"
 _COMPILED = "a_generate_that_compiles_itself_gives_the_rows_own_tokens"
@@ -59,14 +59,6 @@ _HOOKS = {"peft": ">=0.10", "torch": ">=2.0"}
 
 def _every(model: Model) -> bool:
     return True
-
-
-def _has_few_targets(model: Model) -> bool:
-    return len(model.targets) < 4
-
-
-def _has_many_targets(model: Model) -> bool:
-    return not _has_few_targets(model)
 
 
 def _has_rows(model: Model) -> bool:
@@ -239,58 +231,7 @@ DEFECTS: Tuple[Defect, ...] = (
         {**_HOOKS, "peft": ">=0.13"},
         (Sighting(_SAVED[1:], _every, rf"KeyError|{_LENGTH}|Mixed batching is only supported"),),
     ),
-    Defect(
-        "adapters_without_saved_modules_raise",
-        "set_adapter raises where an adapter saves nothing that another does",
-        "huggingface/peft#1615, peft 0.11.0",
-        {"peft": "<0.11"},
-        (
-            Sighting(
-                (
-                    "adapters_stay_right_after_switching_and_disabling",
-                    "a_merged_and_unloaded_model_answers_as_its_adapter",
-                ),
-                _every,
-                r"not found in odict_keys",
-            ),
-        ),
-    ),
-    Defect(
-        "saved_modules_stay_disabled",
-        "after switching to an adapter that saves nothing, a saved module stays disabled, silently",
-        "huggingface/peft#2422 and #2430, peft 0.15.0",
-        {"peft": ">=0.11,<0.15"},
-        (Sighting(("adapters_stay_right_after_switching_and_disabling",), _every, r"differs by"),),
-    ),
-    Defect(
-        "disabling_uses_another_adapters_module",
-        "after disable_adapter() a module that the active adapter does not save is another adapter's, silently",
-        "huggingface/peft#2758, peft 0.18.0",
-        {"peft": ">=0.15,<0.18"},
-        (Sighting(("adapters_stay_right_after_switching_and_disabling",), _every, r"differs by"),),
-    ),
-    Defect(
-        "unloading_another_adapters_module",
-        "unload and merge_and_unload keep another adapter's saved module, or raise, if the active one saves nothing",
-        "huggingface/peft#3455, peft 0.21.0",
-        {"peft": ">=0.11,<0.21"},
-        (
-            Sighting(
-                ("a_merged_and_unloaded_model_answers_as_its_adapter",), _every, r"differs by|TypeError was raised"
-            ),
-        ),
-    ),
-    Defect(
-        "deleting_leaves_a_mixture",
-        "after the active adapter is deleted each layer picks its own next one, or its saved modules are still there",
-        "none yet; huggingface/peft#2466 (0.16.0) deletes the modules",
-        {"peft": ">=0.9"},
-        (
-            Sighting((_DELETING,), _has_many_targets, r"differs by|KeyError"),
-            # Adapters that are drawn with the same targets let every layer pick the same next one.
-            Sighting((_DELETING,), _has_few_targets, r"differs by|KeyError", certain=False),
-        ),
-    ),
+    *SWITCHING,
     Defect(
         "hooks_left_behind",
         "any exception leaves the hooks of the call on the model, and the next call is routed by them",

@@ -12,6 +12,7 @@ def catalogue() -> Tuple[Patch, ...]:
     from shim.patches import (
         adapter_names_per_call,
         compiled_generate,
+        disabled_stay_disabled,
         forward_hooks_with_kwargs,
         models_own_adapters,
         models_own_switching,
@@ -26,6 +27,7 @@ def catalogue() -> Tuple[Patch, ...]:
         saved_modules_switch.PATCH,
         saved_modules_delete.PATCH,
         saved_modules_unload.PATCH,
+        disabled_stay_disabled.PATCH,
         adapter_names_per_call.PATCH,
         models_own_adapters.PATCH,
         models_own_switching.PATCH,

@@ -1,7 +1,8 @@
-"""Deleting an adapter: its saved modules stay, or the next adapter's are not taken up.
+"""Deleting an adapter: its saved modules or merged weights stay, or the next adapter's modules are not taken up.
 
-Below 0.16 saved modules outlive their adapter. On every version up to 0.21.2 each layer picks its own next
-adapter, and a module that only the next adapter saves stays on the base's, so that the model is a mixture.
+Below 0.16 saved modules outlive their adapter, and below 0.21 what was merged stays in the base weights for good. On
+every version up to 0.21.2 each layer picks its own next adapter, and a module that only the next adapter saves stays on
+the base's, so that the model is a mixture.
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ def _delete_in_tuner(self: Any, adapter_name: str) -> None:
 def _deleting_everything(original: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(original)
     def delete_adapter(self: Any, adapter_name: str) -> None:
+        _check_not_merged(self, adapter_name)
         active = self.active_adapter
         was_active = adapter_name in ([active] if isinstance(active, str) else active)
         original(self, adapter_name)
@@ -54,6 +56,23 @@ def _deleting_everything(original: Callable[..., None]) -> Callable[..., None]:
             self.set_adapter(chosen[0] if chosen else next(iter(self.peft_config)))
 
     return delete_adapter
+
+
+def _check_not_merged(model: Any, adapter_name: str) -> None:
+    """Check that no layer holds `adapter_name` in its base weights, from where only its own weights can take it.
+
+    Raises:
+        ValueError: one does.
+    """
+    from shim.modules import adapter_layers, layer_kinds
+
+    # Breakpoint: huggingface/peft#3504, peft 0.21.0: upstream refuses likewise.
+    for name, layer in adapter_layers(model):
+        if isinstance(layer, layer_kinds()[0]) and adapter_name in layer.merged_adapters:
+            raise ValueError(
+                f"adapter {adapter_name!r} is merged into {name}, but should not be when it is deleted: its weights "
+                "would stay there for good. Call model.unmerge_adapter() first"
+            )
 
 
 def delete_saved_modules(model: Any, adapter_name: str) -> None:
@@ -75,7 +94,7 @@ def delete_saved_modules(model: Any, adapter_name: str) -> None:
 PATCH = Patch(
     name="saved_modules_delete",
     defect="deleting an adapter leaves its saved modules, or the next adapter's unused",
-    breakpoint="huggingface/peft#2466 (0.16.0) for the modules; none yet for the next adapter's",
+    breakpoint="huggingface/peft#2466 (0.16.0) for the modules, #3504 (0.21.0) for merged ones; none yet for the next",
     distribution="peft",
     affected=">=0.9",
     clauses=("H3", "S4"),

@@ -96,6 +96,19 @@ def two_saved_modules() -> Any:
     return model.eval()
 
 
+def disabled_with_a_new_layer() -> Any:
+    """Return a disabled model to which an adapter came on a layer that had none."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+
+    with torch.random.fork_rng(devices=[]):
+        layers = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2))
+        model: Any = get_peft_model(layers, LoraConfig(target_modules=["0"], r=1), adapter_name="one")
+        model.disable_adapter_layers()
+        model.add_adapter("two", LoraConfig(target_modules=["1"], r=1))
+    return model
+
+
 def _number_weights(model: Any) -> None:
     """Let every weight be the number of its adapter: 1 for `one`, 2 for `two`, 0 for the base model's."""
     for name, parameter in model.named_parameters():

@@ -30,10 +30,10 @@ PLACES = {
     "saved_modules_switch": [
         ("peft.utils.other", "ModulesToSaveWrapper", "set_adapter"),
         ("peft.utils.other", "ModulesToSaveWrapper", "enable_adapters"),
-        ("peft", "PeftModel", "add_adapter"),
     ],
     "saved_modules_delete": [("peft", "PeftModel", "delete_adapter")],
     "saved_modules_unload": [("peft", "LoraModel", "_unload_and_optionally_merge")],
+    "disabled_stay_disabled": [("peft", "PeftModel", "add_adapter")],  # which saved_modules_switch takes, too
     "adapter_names_per_call": [
         ("peft", "PeftModel", "active_adapter"),
         ("peft", "PeftModel", "forward"),

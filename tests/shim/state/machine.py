@@ -15,6 +15,7 @@ import random
 import shutil
 import tempfile
 from collections import Counter
+from typing import ClassVar
 
 import numpy
 import peft
@@ -56,7 +57,7 @@ def assert_same(observed, expected, what):
 
 
 class StateMachine(RuleBasedStateMachine):
-    counts = Counter()
+    counts: ClassVar[Counter] = Counter()
 
     def __init__(self):
         super().__init__()

@@ -3,6 +3,7 @@
 import contextvars
 import copy
 
+import peft
 import pytest
 import torch
 from hypothesis import Phase
@@ -140,10 +141,11 @@ def gradients_reach_the_first_adapter_only(patch):
 
 
 def a_copy_shares_its_adapters(patch):
-    def shared(parameter, memo):
-        return parameter
+    def deepcopy(model, memo):
+        memo.update({id(parameter): parameter for parameter in model.parameters()})
+        return copy._reconstruct(model, memo, *model.__reduce_ex__(4))
 
-    patch.setattr(torch.nn.Parameter, "__deepcopy__", shared)
+    patch.setattr(peft.PeftModel, "__deepcopy__", deepcopy, raising=False)
 
 
 FAULTS = [
