@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import warnings
-from typing import Any, Callable, Sequence
+from typing import Any, Callable, List, Sequence
 
 from shim.patch import Patch, Replacement
 from shim.patches import toys
@@ -47,15 +47,27 @@ def _deleting_everything(original: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(original)
     def delete_adapter(self: Any, adapter_name: str) -> None:
         _check_not_merged(self, adapter_name)
-        active = self.active_adapter
-        was_active = adapter_name in ([active] if isinstance(active, str) else active)
+        active = _active(self)
         original(self, adapter_name)
         delete_saved_modules(self, adapter_name)
-        if was_active and self.peft_config and not any(c.is_prompt_learning for c in self.peft_config.values()):
-            chosen = [name for name in self.base_model.active_adapters if name in self.peft_config]
-            self.set_adapter(chosen[0] if chosen else next(iter(self.peft_config)))
+        if adapter_name in active and self.peft_config and not _learns_prompts(self):
+            left = [name for name in self.base_model.active_adapters if name in active and name in self.peft_config]
+            self.set_adapter(left[0] if left else next(iter(self.peft_config)))
+            if len(left) > 1:  # PeftModel.set_adapter takes one
+                self.base_model.set_adapter(left)
 
     return delete_adapter
+
+
+def _active(model: Any) -> List[str]:
+    """Return the adapters that the model or its layers take for active: they differ after `base_model.set_adapter`."""
+    own = model.active_adapter
+    names = [own] if isinstance(own, str) else list(own)
+    return names if _learns_prompts(model) else names + list(model.base_model.active_adapters)
+
+
+def _learns_prompts(model: Any) -> bool:
+    return any(config.is_prompt_learning for config in model.peft_config.values())
 
 
 def _check_not_merged(model: Any, adapter_name: str) -> None:

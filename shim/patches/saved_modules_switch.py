@@ -147,21 +147,21 @@ def _following_the_active_adapter(original: Callable[..., Any]) -> Callable[...,
     def add_adapter(self: Any, *args: Any, **kwargs: Any) -> Any:
         result = original(self, *args, **kwargs)
         if not self.active_peft_config.is_prompt_learning:
-            set_adapter_of_wrappers(self, self.active_adapter)
-            _set_adapter_of_new_layers(self, self.active_adapter)
+            active = list(self.base_model.active_adapters)  # the model's own is one name, and may be an older one
+            set_adapter_of_wrappers(self, active[0])
+            _set_adapter_of_new_layers(self, active)
         return result
 
     return add_adapter
 
 
-def _set_adapter_of_new_layers(model: Any, active: Any) -> None:
+def _set_adapter_of_new_layers(model: Any, names: List[str]) -> None:
     """Take back that a layer which only the new adapter targets is born with it active (0.9 and 0.10).
 
     Not `layer.set_adapter`, which would make the weights trainable.
     """
     from peft.tuners.tuners_utils import BaseTunerLayer
 
-    names = [active] if isinstance(active, str) else list(active)
     for module in model.modules():
         if isinstance(module, BaseTunerLayer) and list(module.active_adapters) != names:
             module._active_adapter = names

@@ -70,3 +70,39 @@ def test_a_merged_adapter_is_not_deleted():
     with model.disable_adapter():
         assert changed(model(X), base) < 1e-6
     assert changed(model(X), base) > 1e-2
+
+
+def several(names):
+    model = peft.get_peft_model(Chain(), config("first", "second"), adapter_name="ann").eval()
+    model.add_adapter("ben", config("first"))
+    model.add_adapter("cat", config("first", "second"))
+    model.base_model.set_adapter(names)
+    return model
+
+
+def active(model):
+    layers = [module for module in model.modules() if hasattr(module, "lora_A")]
+    assert all(list(layer.active_adapters) == list(model.base_model.active_adapters) for layer in layers)
+    return list(model.base_model.active_adapters)
+
+
+@pytest.mark.parametrize(
+    ("names", "deleted", "left"),
+    [
+        (["ann", "ben", "cat"], "ann", ["ben", "cat"]),
+        (["ben", "cat"], "ann", ["ben", "cat"]),
+        (["ben", "cat"], "ben", ["cat"]),
+        (["cat"], "cat", ["ann"]),
+    ],
+)
+def test_deleting_an_adapter_leaves_the_other_active_ones(names, deleted, left):
+    model = several(names)
+    model.delete_adapter(deleted)
+    assert active(model) == left
+    assert model.active_adapter in left
+
+
+def test_adding_an_adapter_leaves_several_active():
+    model = several(["ben", "cat"])
+    model.add_adapter("dan", config("head"))
+    assert active(model) == ["ben", "cat"]

@@ -15,6 +15,7 @@ import random
 import shutil
 import tempfile
 from collections import Counter
+from dataclasses import replace
 from typing import ClassVar
 
 import numpy
@@ -68,8 +69,10 @@ class StateMachine(RuleBasedStateMachine):
         shutil.rmtree(self.folder)
         shim.install()
 
-    @initialize(recipe=recipes)
-    def begin(self, recipe):
+    @initialize(first=st.lists(recipes, min_size=1, max_size=3), saves=st.booleans())
+    def begin(self, first, saves):
+        """Half of the runs save no modules: only there several adapters may be active at once."""
+        self.may_save, recipe = saves, replace(first[0], saves=first[0].saves if saves else ())
         toy = Toy().double()
         generator = torch.Generator().manual_seed(7)
         for parameter in toy.parameters():
@@ -79,14 +82,16 @@ class StateMachine(RuleBasedStateMachine):
         self.model = peft.get_peft_model(toy, config_of(recipe), adapter_name="ann").double().eval()
         self.reference.active = ["ann"]
         self._fill("ann", recipe)
+        for other in first[1:]:
+            self.add_adapter(0, other)
 
     # Adapters come and go.
 
     @precondition(lambda self: len(self.reference.adapters) < len(NAMES))
     @rule(place=places, recipe=recipes)
     def add_adapter(self, place, recipe):
-        if recipe.saves and not self._may_save():
-            return
+        if recipe.saves and not (self.may_save and len(self.reference.active) == 1):
+            recipe = replace(recipe, saves=())
         name = self._free(place)
         self.model.add_adapter(name, config_of(recipe))
         self._adopt_merges()
@@ -354,9 +359,6 @@ class StateMachine(RuleBasedStateMachine):
     def _names(self, batch):
         return [pick(place, [*self.reference.adapters, BASE]) for place in batch]
 
-    def _may_save(self):
-        return len(self.reference.active) == 1
-
     def _parameters(self, name):
         named = dict(self.model.named_parameters())
         keys = self.reference.adapters[name].weights
@@ -375,7 +377,7 @@ class StateMachine(RuleBasedStateMachine):
 
     def _load(self, kept, name):
         folder, adapter = kept
-        if adapter.saves and not self._may_save():
+        if adapter.saves and len(self.reference.active) > 1:
             return False
         self.model.load_adapter(folder, name)
         self._adopt_merges()
