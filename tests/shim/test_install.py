@@ -175,7 +175,10 @@ def test_uninstalling_restores_the_very_objects():
     before = everything()
     shim.install()
     expected = {
-        (replacement.owner, replacement.attribute): raw for replacement, raw in displaced() if raw is not _ABSENT
+        # What two patches take is upstream's where the first took it.
+        (replacement.owner, replacement.attribute): raw
+        for replacement, raw in reversed(displaced())
+        if raw is not _ABSENT
     }
     done = [replacement for replacement, _ in displaced()]
     assert done
@@ -285,7 +288,8 @@ def test_shim_disable_leaves_out_the_named_patch_and_no_other(monkeypatch, name)
     monkeypatch.setenv("SHIM_DISABLE", f"{name}, no_such_patch")
     statuses = {s.patch.name: s for s in shim.install()}
     assert (statuses[name].needed, statuses[name].applied) == (None, False)
-    assert same(before, place(name))
+    shared = name == "disabled_stay_disabled" and statuses["saved_modules_switch"].applied
+    assert shared or same(before, place(name))
     assert all(s.applied is s.needed is s.expected for n, s in statuses.items() if n != name)
 
 
