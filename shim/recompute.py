@@ -11,7 +11,15 @@ from dataclasses import replace
 from typing import Any, Callable, List
 
 from shim.patch import Replacement
-from shim.selection import select, selected
+from shim.selection import Selection, select, selected
+
+# Breakpoint: torch 2.15 calls the inner part of the generator by itself; pytorch/pytorch#90105, torch 2.1: a generator,
+# which runs the forward elsewhere.
+_WITHOUT_REENTRY = (
+    "_checkpoint_without_reentrant_generator_impl",
+    "_checkpoint_without_reentrant_generator",
+    "_checkpoint_without_reentrant",
+)
 
 
 def remembering(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -37,12 +45,30 @@ def replacements() -> List[Replacement]:
     from torch.utils import checkpoint
 
     found = [Replacement(checkpoint.CheckpointFunction, "forward", staticmethod(_reentrant(checkpoint)))]
-    # Breakpoint: pytorch/pytorch#90105, torch 2.1: a generator, which runs the forward elsewhere.
-    for name in ("_checkpoint_without_reentrant_generator", "_checkpoint_without_reentrant"):
-        original = vars(checkpoint).get(name)
-        if original is not None:
-            found.append(Replacement(checkpoint, name, _first_remembering(original)))
-    return found
+    there = [name for name in _WITHOUT_REENTRY if hasattr(checkpoint, name)][:1]  # lest a function remember twice
+    return found + [Replacement(checkpoint, name, _first_remembering(vars(checkpoint)[name])) for name in there]
+
+
+@functools.lru_cache(maxsize=None)
+def remembers() -> bool:
+    """Whether torch's checkpoint without reentry calls what remembers: its inside changes between versions."""
+    import torch
+    from torch.utils.checkpoint import checkpoint
+
+    seen = []
+
+    def function(x: Any) -> Any:
+        seen.append(selected())
+        return x.sin()
+
+    selection = Selection(None, "", {})
+    x = torch.ones(1, requires_grad=True)
+    with torch.enable_grad():
+        with select(selection):
+            y = checkpoint(function, x, use_reentrant=False)
+        with select(None):
+            y.backward()
+    return seen == [selection, selection]
 
 
 def _reentrant(checkpoint: Any) -> Callable[..., Any]:

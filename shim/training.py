@@ -9,6 +9,7 @@ import torch
 
 from shim.batch import MixedBatch, method_of
 from shim.errors import RefusedError
+from shim.recompute import remembers
 from shim.selection import BASE
 
 
@@ -26,6 +27,11 @@ def check_training(batch: MixedBatch, *, generates: bool) -> None:
     if len(batch.groups) > 1:
         _check_regularisers(batch)
     if torch.is_grad_enabled():
+        if not remembers():
+            raise RefusedError(
+                f"torch {torch.__version__} recomputes checkpoints in a way that is not known here, so that a backward "
+                "pass could forget the names. Train on another torch, or one adapter a call without names"
+            )
         _warn_of_frozen(batch)
 
 

@@ -14,6 +14,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 import shim
 from conformance.models.precision import default_dtype
+from shim import recompute, training
 from shim.routing import plans, route
 from shim.routing.one_pass import run_one_pass
 
@@ -207,6 +208,21 @@ def test_steps_of_an_optimizer_are_those_of_training_one_at_a_time(reentrant):
     assert_same(found, want)
     for path in found:
         assert torch.equal(found[path], start[path]) is not bool({"ann", "ben"} & set(path.split("."))), path
+
+
+def test_a_torch_whose_checkpoints_would_forget_the_names_is_refused(monkeypatch):
+    from torch.utils import checkpoint
+
+    assert recompute.remembers()
+    shim.uninstall()
+    assert not recompute.remembers.__wrapped__()  # it is the patch that remembers
+    shim.install()
+    assert recompute.remembers.__wrapped__()
+    name = next(name for name in recompute._WITHOUT_REENTRY if hasattr(checkpoint, name))
+    monkeypatch.setattr(checkpoint, name, getattr(checkpoint, name).__wrapped__)
+    monkeypatch.setattr(training, "remembers", recompute.remembers.__wrapped__)
+    with pytest.raises(shim.RefusedError, match="forget the names"):
+        llama().train()(input_ids=tokens(), adapter_names=NAMES)
 
 
 def test_a_checkpoint_draws_the_same_again():

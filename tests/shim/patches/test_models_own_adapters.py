@@ -247,6 +247,7 @@ def test_a_plain_call_still_traces_as_one_module_to_torch_fx():
 
 
 @pytest.mark.skipif(not hasattr(torch, "compiler") or not hasattr(torch.compiler, "is_compiling"), reason="old torch")
+@pytest.mark.filterwarnings("ignore:Guards may run slower")  # python 3.13.0
 def test_plain_calls_compile_to_the_graphs_of_upstream_and_mixed_ones_are_right_or_refused():
     model = bert()
     graphs = []
