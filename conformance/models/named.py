@@ -69,8 +69,15 @@ def _of_config(config: Any) -> Any:
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        architecture = getattr(transformers, (getattr(config, "architectures", None) or [""])[0], None)
+        architecture = _architecture(config)
         return transformers.AutoModel.from_config(config) if architecture is None else architecture(config)
+
+
+def _architecture(config: Any) -> Any:
+    """Return the class of transformers that `config` names; None where it names none."""
+    import transformers
+
+    return getattr(transformers, (getattr(config, "architectures", None) or [""])[0], None)
 
 
 def _from_folder(folder: str) -> Any:
@@ -83,9 +90,7 @@ def _from_folder(folder: str) -> Any:
         )
     try:
         config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
-        named = (getattr(config, "architectures", None) or [""])[0]
-        architecture = getattr(transformers, named, transformers.AutoModel)
-        return architecture.from_pretrained(folder, local_files_only=True)
+        return (_architecture(config) or transformers.AutoModel).from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, KeyError) as error:
         raise CannotLoad(f"{folder} should hold a checkpoint of transformers, but: {error}") from error
 

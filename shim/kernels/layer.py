@@ -49,7 +49,7 @@ def run_linear(
         return run_modules(layer, x, dim, table)
     y = _writable(layer.base_layer(x))
     if dropped:
-        x = torch.nn.functional.dropout(x.to(_dtype(layer, table.adapters[0])), dropped)
+        x = torch.nn.functional.dropout(x.to(layer.lora_A[table.adapters[0]].weight.dtype), dropped)
     if dim is None:
         rows, out = x.reshape(-1, 1, x.shape[-1]), y.reshape(-1, 1, y.shape[-1])
     elif dim == 0 and x.dim() == 3:  # in decoding each view counts
@@ -142,8 +142,3 @@ def _dropout_of_all(layer: Any, adapters: Sequence[str]) -> Optional[float]:
             return None
         found.add(float(module.p) if module.training and type(module) is torch.nn.Dropout else 0.0)
     return found.pop() if len(found) == 1 else None
-
-
-def _dtype(layer: Any, adapter: str) -> torch.dtype:
-    dtype: torch.dtype = layer.lora_A[adapter].weight.dtype
-    return dtype

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, Iterator, Optional, Sequence, Tuple
+from typing import Any, Iterator, Sequence, Tuple
 
 import torch
 from torch.overrides import TorchFunctionMode
@@ -17,7 +17,7 @@ from shim.errors import AdapterNamesError, RefusedError
 
 Generators = Tuple[torch.Generator, ...]
 
-_OWN: ContextVar[Optional[Generators]] = ContextVar("shim_row_generators", default=None)
+_OWN: ContextVar[Generators] = ContextVar("shim_row_generators", default=())
 
 
 def check_generators(given: Any, samples: int, device: Any) -> Generators:
@@ -45,7 +45,7 @@ def check_generators(given: Any, samples: int, device: Any) -> Generators:
 
 def own_generators() -> Generators:
     """Return the generators of the samples that the running call generates, () where it has none."""
-    return _OWN.get() or ()
+    return _OWN.get()
 
 
 @contextmanager
@@ -66,7 +66,7 @@ def drawing_from(generators: Generators) -> Iterator[None]:
 def generating(samples: Sequence[int]) -> Iterator[None]:
     """Let the block generate these of the call's samples alone."""
     generators = own_generators()
-    token = _OWN.set(tuple(generators[sample] for sample in samples) or None if generators else None)
+    token = _OWN.set(tuple(generators[sample] for sample in samples) if generators else ())
     try:
         yield
     finally:

@@ -45,16 +45,8 @@ def run_split_forward(function: Callable[..., Any], batch: MixedBatch, inputs: I
 
     run = functools.partial(forward_and_caches, function)
     check_known(inputs)
-    # A plan may not fit: the model was changed after it was made, or takes another path at these sizes.
-    for again in (False, True):
-        plan = plan_for(run, batch, inputs, "forward", again)
-        parts = _run_groups(run, batch, inputs, plan)
-        try:
-            whole = assemble(parts, batch.groups, plan.layout)
-        except LayoutChanged:
-            continue
-        return _with_callers_caches(whole, parts[0], inputs)
-    raise RefusedError(_OTHER_STRUCTURE)
+    whole, parts = _divided(run, batch, inputs, "forward", assemble)
+    return _with_callers_caches(whole, parts[0], inputs)
 
 
 def run_per_sample(function: Callable[..., Any], batch: MixedBatch, inputs: Inputs, owners: Owners) -> List[Any]:
@@ -77,10 +69,25 @@ def run_per_sample(function: Callable[..., Any], batch: MixedBatch, inputs: Inpu
     def run(part: Inputs) -> Any:
         return part.call(function)
 
+    outputs: List[Any]
+    outputs, _ = _divided(run, batch, inputs, "per sample", taken_apart)
+    return outputs
+
+
+def _divided(
+    run: Callable[[Inputs], Any], batch: MixedBatch, inputs: Inputs, kind: str, put_together: Callable[..., Any]
+) -> Tuple[Any, List[Any]]:
+    """Run each adapter's rows; return what `put_together` makes of the outputs by their layout, and the outputs.
+
+    Raises:
+        RefusedError: the batch does not divide by sample, or the outputs cannot stand together.
+    """
+    # A plan may not fit: the model was changed after it was made, or takes another path at these sizes.
     for again in (False, True):
-        plan = plan_for(run, batch, inputs, "per sample", again)
+        plan = plan_for(run, batch, inputs, kind, again)
+        parts = _run_groups(run, batch, inputs, plan)
         try:
-            return taken_apart(_run_groups(run, batch, inputs, plan), batch.groups, plan.layout)
+            return put_together(parts, batch.groups, plan.layout), parts
         except LayoutChanged:
             continue
     raise RefusedError(_OTHER_STRUCTURE)
