@@ -52,3 +52,23 @@ def tokenizer():
         tokenizer_object=words, pad_token="[PAD]", unk_token="[UNK]", bos_token="[BOS]", eos_token="[EOS]",
         padding_side="left",
     )  # fmt: skip
+
+
+def far_apart(adapters, targets, layers=1):
+    """Return a causal model of 32 words under `adapters`, whose weights are so large that each says something else."""
+    torch.manual_seed(0)
+    base = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=32, hidden_size=16, intermediate_size=24, num_hidden_layers=layers, num_attention_heads=2,
+            num_key_value_heads=2, pad_token_id=0, bos_token_id=1, eos_token_id=2,
+        )
+    )  # fmt: skip
+    lora = LoraConfig(r=2, target_modules=list(targets), task_type="CAUSAL_LM", init_lora_weights=False)
+    first, *others = adapters
+    model = get_peft_model(base, lora, adapter_name=first)
+    for name in others:
+        model.add_adapter(name, lora)
+    for path, parameter in model.named_parameters():
+        if "lora_" in path:
+            parameter.data = torch.randn_like(parameter)
+    return model.eval()

@@ -45,26 +45,39 @@ def the_active_adapters_head_for_all_rows(patch):
     patch.setattr(MixedBatch, "selection", selection)
 
 
+def ignore_the_names(patch, call, where):
+    """Let `call` of `shim.call` hand what it is asked to upstream, without the names, where `where(run, model)`."""
+    original = getattr(shim.call, call)
+
+    def ignoring(method, run, model, args, kwargs, names):
+        if where(run, model):
+            return method(model, *args, **kwargs)
+        return original(method, run, model, args, kwargs, names)
+
+    patch.setattr(shim.call, call, ignoring)
+
+
+def everywhere(run, model):
+    return True
+
+
+def in_generate(run, model):
+    return run is shim.call.run_generate
+
+
 @fault("swin", "each_row_equals_its_own_run")
 def the_names_are_silently_ignored(patch):
-    def call(original, run, model, args, kwargs, names):
-        return original(model, *args, **kwargs)
-
-    patch.setattr(shim.call, "_call", call)
+    ignore_the_names(patch, "_call", everywhere)
 
 
 @fault("bert", "no_tuner_ignores_the_names")
 def names_are_ignored_by_tuners_other_than_lora(patch):
     from peft.tuners.lora import LoraLayer
 
-    original = shim.call._call
+    def without_lora(run, model):
+        return not any(isinstance(module, LoraLayer) for module in model.modules())
 
-    def call(method, run, model, args, kwargs, names):
-        if not any(isinstance(module, LoraLayer) for module in model.modules()):
-            return method(model, *args, **kwargs)
-        return original(method, run, model, args, kwargs, names)
-
-    patch.setattr(shim.call, "_call", call)
+    ignore_the_names(patch, "_call", without_lora)
 
 
 @fault("bert", "failure_leaves_no_trace")
@@ -174,46 +187,22 @@ def generators_of_other_rows(patch):
 
 @fault("llama", "greedy_tokens_equal_the_rows_own")
 def generate_uses_the_active_adapter(patch):
-    original = shim.call._call
-
-    def call(method, run, model, args, kwargs, names):
-        if method.__name__ == "generate":
-            return method(model, *args, **kwargs)
-        return original(method, run, model, args, kwargs, names)
-
-    patch.setattr(shim.call, "_call", call)
+    ignore_the_names(patch, "_call", in_generate)
 
 
 @fault("llama", "a_models_own_adapters_give_each_row_its_own_run")
 def names_are_ignored_by_a_models_own_adapters(patch):
-    def own(original, run, model, args, kwargs, names):
-        return original(model, *args, **kwargs)
-
-    patch.setattr(shim.call, "_own", own)
+    ignore_the_names(patch, "_own", everywhere)
 
 
 @fault("gpt2", "a_models_own_adapters_generate_each_rows_own_tokens")
 def a_models_own_generate_uses_the_active_adapter(patch):
-    original = shim.call._own
-
-    def own(method, run, model, args, kwargs, names):
-        if run is shim.call.run_generate:
-            return method(model, *args, **kwargs)
-        return original(method, run, model, args, kwargs, names)
-
-    patch.setattr(shim.call, "_own", own)
+    ignore_the_names(patch, "_own", in_generate)
 
 
 @fault("bert", "a_model_without_adapters_refuses_names")
 def names_are_ignored_where_there_are_no_adapters(patch):
-    original = shim.call._own
-
-    def own(method, run, model, args, kwargs, names):
-        if not shim.call.has_adapters(model):
-            return method(model, *args, **kwargs)
-        return original(method, run, model, args, kwargs, names)
-
-    patch.setattr(shim.call, "_own", own)
+    ignore_the_names(patch, "_own", lambda run, model: not shim.call.has_adapters(model))
 
 
 @fault("bert", "a_models_own_adapters_stay_right_after_switching_and_deleting")

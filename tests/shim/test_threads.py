@@ -5,12 +5,11 @@ import random
 import sys
 import threading
 
-import peft
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
 
 import shim
+from tests.tiny_models import far_apart
 
 NAMES = ("ann", "ben", "cat", "__base__")
 THREADS, CALLS = 16, 25
@@ -19,23 +18,7 @@ ROWS, LENGTH = 4, 5
 
 @pytest.fixture
 def model(installed_shim):
-    torch.manual_seed(0)
-    base = LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=32, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2,
-            num_key_value_heads=2, pad_token_id=0, bos_token_id=1, eos_token_id=2,
-        )
-    )  # fmt: skip
-    config = peft.LoraConfig(
-        r=2, target_modules=["q_proj", "down_proj"], task_type="CAUSAL_LM", init_lora_weights=False
-    )
-    model = peft.get_peft_model(base, config, adapter_name="ann")
-    for name in NAMES[1:3]:
-        model.add_adapter(name, config)
-    for path, parameter in model.named_parameters():
-        if "lora_" in path:
-            parameter.data = torch.randn_like(parameter)
-    return model.eval()
+    return far_apart(NAMES[:3], ["q_proj", "down_proj"], layers=2)
 
 
 def own_rows(model, tokens):

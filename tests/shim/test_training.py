@@ -396,9 +396,12 @@ def test_a_trace_leaves_no_trace_in_buffers_nor_generators():
 
 def test_a_buffer_that_waits_for_a_backward_is_not_written_to():
     model, x = noted(normalises=True), torch.randn(4, 4, dtype=torch.float64)
-    model.base_model.model.norm.eval()
+    norm = model.base_model.model.norm.eval()
     loss = loss_of(model(x, adapter_names=NAMES))
+    versions = [buffer._version for buffer in norm.buffers()]
+    assert versions
     model(x[:3], adapter_names=NAMES[:3])  # a trace, beside a graph that holds the running mean
+    assert [buffer._version for buffer in norm.buffers()] == versions
     loss.backward()
 
 
@@ -466,9 +469,11 @@ def test_a_frozen_adapter_is_warned_of_and_stays_frozen():
 
 def test_names_in_evaluation_mode_or_without_gradients_ask_for_none():
     model = llama().requires_grad_(False)
-    model.eval()(input_ids=tokens(), adapter_names=NAMES)
-    with torch.no_grad():
-        model.train()(input_ids=tokens(), adapter_names=NAMES)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model.eval()(input_ids=tokens(), adapter_names=NAMES)
+        with torch.no_grad():
+            model.train()(input_ids=tokens(), adapter_names=NAMES)
 
 
 def test_generate_is_refused_in_training_mode():

@@ -16,7 +16,6 @@ from tests.shim.kernels.triton_rows import (
     DEVICE,
     DTYPES,
     NAMES,
-    SMALL,
     Layer,
     by_triton,
     check_rows,
@@ -26,15 +25,7 @@ from tests.shim.kernels.triton_rows import (
 )
 
 pytest.importorskip("triton", reason="Triton is not installed: pip install 'mixed-adapter-batches[gpu]'")
-
-
-@pytest.fixture(autouse=True)
-def served(monkeypatch):
-    """Let the kernels serve on the CPU, in blocks of which small shapes have several."""
-    monkeypatch.setattr(triton_lora, "INTERPRETED", DEVICE == "cpu")
-    monkeypatch.setattr(triton_lora, "blocks_for", lambda tokens, dtype: SMALL)
-    with torch.no_grad():
-        yield
+pytestmark = pytest.mark.usefixtures("served")
 
 
 batches = st.lists(st.sampled_from([*NAMES, "__base__"]), min_size=1, max_size=9).filter(lambda n: set(n) & set(NAMES))

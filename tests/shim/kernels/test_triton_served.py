@@ -11,7 +11,6 @@ from shim.kernels import triton_lora
 from tests.shim.kernels.triton_rows import (
     DEVICE,
     NAMES,
-    SMALL,
     Layer,
     alone,
     by_triton,
@@ -22,15 +21,7 @@ from tests.shim.kernels.triton_rows import (
 )
 
 pytest.importorskip("triton", reason="Triton is not installed: pip install 'mixed-adapter-batches[gpu]'")
-
-
-@pytest.fixture(autouse=True)
-def served(monkeypatch):
-    """Let the kernels serve on the CPU, in blocks of which small shapes have several."""
-    monkeypatch.setattr(triton_lora, "INTERPRETED", DEVICE == "cpu")
-    monkeypatch.setattr(triton_lora, "blocks_for", lambda tokens, dtype: SMALL)
-    with torch.no_grad():
-        yield
+pytestmark = pytest.mark.usefixtures("served")
 
 
 def test_what_the_kernels_cannot_take_goes_elsewhere():

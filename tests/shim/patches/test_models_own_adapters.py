@@ -13,6 +13,7 @@ from transformers import BertConfig, BertForSequenceClassification, BertModel, L
 
 import shim
 from shim.install import apply_more
+from shim.patch import Replacement
 
 NAMES = ["ann", "__base__", "ben", "ann"]
 SMALL = {"vocab_size": 48, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -308,5 +309,11 @@ def test_uninstalling_gives_the_classes_back():
 
 
 def test_nothing_more_is_applied_where_nothing_is_installed():
+    class Model:
+        def forward(self):
+            """Upstream's."""
+
     shim.uninstall()
-    apply_more([None])
+    before = Model.forward
+    apply_more([Replacement(Model, "forward", lambda self: None)])
+    assert Model.forward is before

@@ -1,14 +1,13 @@
 """Generators of the samples' own: a sampled row is what it is alone, whatever the other rows are."""
 
-import peft
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import LlamaConfig, LlamaForCausalLM
 
 import shim
 from shim.routing.sampling import drawing_from, generating
+from tests.tiny_models import far_apart
 
 NAMES = ["ann", "__base__", "ben", "ann"]
 SEEDS = [3, 14, 15, 92]
@@ -21,32 +20,13 @@ SETTINGS = {
 }
 
 
-def build():
-    torch.manual_seed(0)
-    base = LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=32, hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2,
-            num_key_value_heads=2, pad_token_id=0, bos_token_id=1, eos_token_id=2,
-        )
-    )  # fmt: skip
-    config = peft.LoraConfig(
-        r=2, target_modules=["q_proj", "o_proj", "down_proj"], task_type="CAUSAL_LM", init_lora_weights=False
-    )
-    model = peft.get_peft_model(base, config, adapter_name="ann")
-    model.add_adapter("ben", config)
-    for path, parameter in model.named_parameters():
-        if "lora_" in path:
-            parameter.data = torch.randn_like(parameter)
-    return model.eval()
-
-
 @pytest.fixture(params=["one pass", "split"])
 def model(request, installed_shim):
     if request.param == "split":
         request.getfixturevalue("split_only")
     else:
         shim.install(fallback="refuse")
-    return build()
+    return far_apart(["ann", "ben"], ["q_proj", "o_proj", "down_proj"])
 
 
 def alone(model, row, **more):

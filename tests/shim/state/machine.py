@@ -26,36 +26,12 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 import shim
 from conformance.footprint import expect_unchanged, footprint
-from tests.shim.state.reference import BASE, LAYERS, SAVED, Adapter, Recipe, Reference, Toy, draw
+from tests.shim.state.draws import ERRORS, NAMES, batches, config_of, pick, places, recipes
+from tests.shim.state.reference import BASE, LAYERS, SAVED, Adapter, Reference, Toy, assert_same, draw
 
-NAMES = ("ann", "ben", "cat", "dan")  # three letters: below 0.15, PEFT's saving takes "b" out of "bias" too
-TOLERANCE = 1e-10
 RATE = 1 / 256  # a step as large as the weights would double rounding errors each time, until they show
 POWER = 1e-4  # adapters whose outputs differ by less prove nothing
 X = draw((5, 4), torch.Generator().manual_seed(0))
-
-recipes = st.builds(
-    Recipe,
-    rank=st.integers(1, 3),
-    alpha=st.sampled_from([2, 1, 4]),
-    root_scaling=st.booleans(),
-    targets=st.sampled_from([LAYERS, LAYERS[:1], LAYERS[1:]]),
-    saves=st.sampled_from([(), (), SAVED[1:], SAVED[:1], SAVED]),
-    seed=st.integers(0, 99),
-)
-places = st.integers(0, 11)  # of something that is there when the step is run
-batches = st.lists(places, min_size=1, max_size=5)
-ERRORS = (RuntimeError, KeyboardInterrupt, torch.cuda.OutOfMemoryError)
-
-
-def pick(place, values):
-    values = list(values)
-    return values[place % len(values)]
-
-
-def assert_same(observed, expected, what):
-    error = (observed - expected).abs().max().item()
-    assert error <= TOLERANCE, f"{what} is off by {error:.3g}, but should be the plain model's"
 
 
 class StateMachine(RuleBasedStateMachine):
@@ -410,17 +386,6 @@ class StateMachine(RuleBasedStateMachine):
 
     def _module(self, name):
         return getattr(self.model.base_model.model, name)
-
-
-def config_of(recipe):
-    return peft.LoraConfig(
-        r=recipe.rank,
-        lora_alpha=recipe.alpha,
-        use_rslora=recipe.root_scaling,
-        target_modules=list(recipe.targets),
-        modules_to_save=list(recipe.saves) or None,
-        init_lora_weights=False,
-    )
 
 
 def raised_by(function):

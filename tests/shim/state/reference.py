@@ -15,6 +15,7 @@ BASE = "__base__"
 LAYERS = ("first", "second")  # that adapters may target
 SAVED = ("norm", "head")  # that adapters may save
 ROOT = "base_model.model"
+TOLERANCE = 1e-10
 
 Weights = Dict[Tuple[str, str], torch.Tensor]
 
@@ -172,3 +173,8 @@ class Reference:
         for name, adapter in self.adapters.items():
             found.update({self.parameter(name, key): weight for key, weight in adapter.weights.items()})
         return found
+
+
+def assert_same(observed, expected, what):
+    error = (observed - expected).abs().max().item()
+    assert error <= TOLERANCE, f"{what} is off by {error:.3g}, but should be the plain model's"
