@@ -213,12 +213,15 @@ def _write_html_and_badge(options: argparse.Namespace, environments: Sequence[Re
 
 
 def _write_page(page: ModuleType, environments: Sequence[Report], path: Path) -> None:
-    """Write `page` of the one report that holds its sweep; raise where there is none, or several."""
-    swept = [found for found in environments if page.swept(found)]
+    """Write `page` of the one environment whose sweep is here, beside the same without the shim where that is here."""
+    from conformance.report import versions
+
+    swept = versions.environments([found for found in environments if page.swept(found)])
     if len(swept) != 1:
         raise _UsageError(f"{path.name} wants reports of one environment with its sweep, but {len(swept)} are here")
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(page.render(swept[0]), encoding="utf-8")
+    reports = [found for found in (swept[0].with_shim, swept[0].without_shim) if found]
+    path.write_text(page.render(*reports), encoding="utf-8")
 
 
 def list_all(options: argparse.Namespace) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import List
+from typing import Dict, List, Optional
 
 from conformance.report.jsonl import Report
 from conformance.report.markdown import escaped, row, shortened
@@ -21,11 +21,13 @@ def swept(report: Report) -> List[Verdict]:
     return sorted(found, key=lambda verdict: verdict.model)
 
 
-def render(report: Report) -> str:
-    """Return the page `docs/methods.md`: versions, counts, and a row for each method."""
+def render(report: Report, upstream: Optional[Report] = None) -> str:
+    """Return the page `docs/methods.md`: versions, counts, and a row for each method.
+
+    upstream: the same without the shim, whose findings stand beside.
+    """
     verdicts = swept(report)
-    counted = Counter(verdict.finding for verdict in verdicts)
-    counts = ", ".join(f"{counted[finding.value]} {finding.value}" for finding in Finding if counted[finding.value])
+    alone = {verdict.model: verdict.finding for verdict in swept(upstream)} if upstream else {}
     lines = [
         "# Every method",
         "",
@@ -34,18 +36,26 @@ def render(report: Report) -> str:
         f"{escaped(facts(report))}.",
         "",
         f"Every method that PEFT registers, and variants of LoRA, two adapters of each on a Llama of width 128 with "
-        f"two layers: {counts}. Each row of a mixed batch is held against that row alone under its adapter; the error "
-        "is the largest, the separation how far the adapters are apart at least, both relative.",
+        f"two layers: {_counts(verdicts)}. Each row of a mixed batch is held against that row alone under its "
+        "adapter; the error is the largest, the separation how far the adapters are apart at least, both relative.",
         "",
-        row(["method", "in a mixed batch", "error", "separation", "because"]),
-        row(["---", "---", "--:", "--:", "---"]),
-        *map(_row, verdicts),
+        *([f"Without the shim: {_counts(swept(upstream))}.", ""] if upstream else []),
+        row(["method", "in a mixed batch", *["without the shim"] * bool(upstream), "error", "separation", "because"]),
+        row(["---", "---", *["---"] * bool(upstream), "--:", "--:", "---"]),
+        *(_row(verdict, alone) for verdict in verdicts),
     ]
     return "\n".join(lines) + "\n"
 
 
-def _row(verdict: Verdict) -> str:
+def _counts(verdicts: List[Verdict]) -> str:
+    counted = Counter(verdict.finding for verdict in verdicts)
+    return ", ".join(f"{counted[finding.value]} {finding.value}" for finding in Finding if counted[finding.value])
+
+
+def _row(verdict: Verdict, alone: Dict[str, str]) -> str:
     reason = shortened(verdict.detail, _LONGEST)
     error = "" if verdict.error is None else f"{verdict.error:.0e}"
     separation = "" if verdict.separation is None else f"{verdict.separation:.2g}"
-    return row([escaped(verdict.model.split(":", 1)[-1]), verdict.finding, error, separation, escaped(reason)])
+    beside = [alone.get(verdict.model, "")] if alone else []
+    name = escaped(verdict.model.split(":", 1)[-1])
+    return row([name, verdict.finding, *beside, error, separation, escaped(reason)])

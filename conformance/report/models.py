@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Dict, Iterable, List, Sequence, Tuple
+from typing import Dict, Iterable, List, Optional, Sequence, Tuple
 
 from conformance.report.jsonl import Report
 from conformance.report.markdown import escaped, row, shortened
@@ -69,8 +69,11 @@ def count_lines(verdicts: Sequence[Verdict]) -> List[str]:
     return lines
 
 
-def render(report: Report) -> str:
-    """Return the page `docs/models.md`: versions, counts, a row for each class, and each exception with its reason."""
+def render(report: Report, upstream: Optional[Report] = None) -> str:
+    """Return the page `docs/models.md`: versions, counts, a row for each class, and each exception with its reason.
+
+    upstream: the same without the shim, whose counts stand beside.
+    """
     verdicts = swept(report)
     models = sorted({verdict.model for verdict in verdicts})
     lines = [
@@ -86,10 +89,9 @@ def render(report: Report) -> str:
         "",
         *_coverage(verdicts),
         "",
-        row(["", *STAGES]),
-        row(["---", *("--:" for _ in STAGES)]),
-        *(row([finding, *map(str, numbers)]) for finding, numbers in counts(verdicts)),
+        *_counts(verdicts),
         "",
+        *_beside(upstream),
         *(f"- `{stage}`: {meaning}" for stage, meaning in STAGES.items()),
         "",
         "## Exceptions",
@@ -104,6 +106,24 @@ def render(report: Report) -> str:
         *_rows(verdicts, models),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _counts(verdicts: Sequence[Verdict]) -> List[str]:
+    """Return the counts as a table of Markdown."""
+    return [
+        row(["", *STAGES]),
+        row(["---", *("--:" for _ in STAGES)]),
+        *(row([finding, *map(str, numbers)]) for finding, numbers in counts(verdicts)),
+    ]
+
+
+def _beside(upstream: Optional[Report]) -> List[str]:
+    """Return what the same run found without the shim."""
+    if upstream is None:
+        return []
+    command = escaped(str(upstream.header.get("command")))
+    said = f"The same without the shim, `{command}`, {upstream.header.get('started', '?')}:"
+    return [said, "", *_counts(swept(upstream)), ""]
 
 
 def kind_of(reason: str) -> str:

@@ -72,3 +72,12 @@ def test_one_reason_of_many_classes_is_said_once():
     page = render(report({"every:one": mixing, "every:two": mixing}))
     assert page.count("mixes samples") == 1
     assert "- one, two: output" in page
+
+
+def test_what_upstream_does_by_itself_stands_beside():
+    alone = report(dict.fromkeys(FINDINGS, (Finding.WRONG, "row 0 differs")))
+    page = render(report(), alone)
+    assert "The same without the shim" in page
+    assert "| WRONG | 1 | 1 | 1 |" in page
+    assert "| WRONG | 8 | 8 | 8 |" in page
+    assert "| fine | ✓ | ✓ | ✓ |" in page  # the rows stay those with the shim
