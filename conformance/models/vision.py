@@ -85,7 +85,7 @@ VISION: Tuple[Model, ...] = (
         inputs=images,
         targets=MOBILEVIT_LAYERS,
         saved=("conv_1x1_exp", "layernorm"),
-        tags=frozenset({"image", "folds-batch"}),
+        tags=frozenset({"image", "folds-batch", "rounds-coarsely"}),
         lengths=(MOBILEVIT["image_size"],),
     ),
     Model(
