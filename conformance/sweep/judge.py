@@ -22,6 +22,7 @@ FLOAT32 = Tier(1e-5)
 _UNLIKE = Finding.NOT_BATCHABLE.value
 
 ROUTES = {"plain": Finding.ONE_PASS, "one pass": Finding.ONE_PASS, "live": Finding.ONE_PASS, "split": Finding.SPLIT}
+_WORST_LAST = ("", *ROUTES, "refuse", "unknown")
 
 
 @dataclass
@@ -31,7 +32,7 @@ class Tally:
     tier: Tier
     evidence: Evidence = field(default_factory=Evidence)
     calls: int = 0
-    route: str = "unknown"
+    route: str = ""
     owners: bool = False
     """Whether the calls say whose the rows of packed inputs are."""
     allowed: bool = False
@@ -43,6 +44,10 @@ class Tally:
         if text not in self.notes:
             self.notes.append(text)
 
+    def took(self, route: str) -> None:
+        """Remember the route of a call: the worst of them is the model's."""
+        self.route = max(self.route, route, key=_WORST_LAST.index)
+
     def judgement(self, finding: Finding, detail: str = "") -> Judgement:
         """Return the judgement with everything that was measured."""
         compared = self.evidence.separation != float("inf")
@@ -50,7 +55,7 @@ class Tally:
         return Judgement(
             finding,
             said,
-            self.route,
+            self.route or "unknown",
             self.evidence.error if compared else None,
             self.evidence.separation if compared else None,
             self.calls,
@@ -152,10 +157,9 @@ def _mixed(adapted: Any, batch: Batch, names: List[str], tally: Tally, rowless: 
     Where that is no matter and some outputs have no rows, since they compare samples or add them up, allow these.
     """
     more: Dict[str, Any] = {"owners": batch.owners} if tally.owners else {}
-    if not tally.calls:
-        tally.route = _route(adapted, batch, names, tally, **more)
+    route = _route(adapted, batch, names, tally, **more)
     try:
-        return run(adapted, batch, adapter_names=names, **more)
+        outputs = run(adapted, batch, adapter_names=names, **more)
     except declines():
         if not tally.owners and batch.owners and takes_owners():
             tally.owners = True
@@ -168,6 +172,8 @@ def _mixed(adapted: Any, batch: Batch, names: List[str], tally: Tally, rowless: 
         return _mixed(adapted, batch, names, tally, rowless)
     except Exception as error:
         raise _Raised(f"{type(error).__name__}: {error}") from error
+    tally.took(route)
+    return outputs
 
 
 def _compare(reference: Reference, observed: Any, sample: int, name: str, tally: Tally, where: str) -> Evidence:

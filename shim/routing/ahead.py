@@ -10,7 +10,7 @@ from typing import Any, Dict, Mapping, Optional, Sequence, Union
 from shim.errors import PlanError
 from shim.modules import base_model_of
 from shim.routing.explain import Explanation, explain
-from shim.routing.inputs import Inputs, sample_paths, take
+from shim.routing.inputs import Inputs, sample_rules, take
 from shim.routing.plan import Plan, from_json, to_json
 from shim.routing.plans import store_of
 from shim.selection import BASE
@@ -29,12 +29,12 @@ def plan_ahead(
     given = Inputs.of((), dict(inputs), ())
     counts = [tensor.shape[0] for tensor in given.tensors().values() if tensor.dim()]
     count = max(set(counts), key=counts.count) if counts else 0
-    paths = sample_paths(given, count)
+    rules = sample_rules(given, count, {})
     found = {}
     for size in batch_sizes or [count]:
         if size != count and owners:
             raise PlanError("owners are for one batch size. Plan each batch size with inputs and owners of its own")
-        some = take(given, [row % count for row in range(size)], paths).values
+        some = take(given, [row % count for row in range(size)], rules).values
         found[size] = explain(model, some, _names(model, size), owners=owners)
     return found
 

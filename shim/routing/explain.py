@@ -21,6 +21,7 @@ from shim.routing.plan import Plan, PlannedCall
 from shim.routing.plans import plan_for
 from shim.routing.rehearsal import plan_for as rehearse
 from shim.routing.split import forward_and_caches
+from shim.routing.trace import Owners
 
 
 @dataclass(frozen=True)
@@ -84,17 +85,17 @@ def explain(
     except RefusedError as refused:
         return Explanation("refuse", str(refused))
     except Unroutable as reason:
-        return _fallback(function, batch, given, str(reason), ())
+        return _fallback(function, batch, given, known, str(reason), ())
     layers = tuple(_layers(plan))
     try:
         check_shared_layers(plan, batch, RowGroups(batch))
     except Unroutable as reason:
-        return _fallback(function, batch, given, str(reason), layers)
+        return _fallback(function, batch, given, known, str(reason), layers)
     if plan.by_data != BY_ADAPTERS:
         return Explanation("one pass", "", layers)
     if not prefers_live(batch):
         why = f"data decides the rows of {decided_by_data(plan)}, and a split costs less than tracing while running"
-        split = _fallback(function, batch, given, why, layers)
+        split = _fallback(function, batch, given, known, why, layers)
         if split.route == "split":
             return split
     return Explanation("live", "", layers)
@@ -109,12 +110,12 @@ def forward_of(model: Any) -> Any:
 
 
 def _fallback(
-    function: Any, batch: MixedBatch, inputs: Inputs, reason: str, layers: Tuple[LayerRoute, ...]
+    function: Any, batch: MixedBatch, inputs: Inputs, owners: Owners, reason: str, layers: Tuple[LayerRoute, ...]
 ) -> Explanation:
     if policy.chosen().fallback == policy.REFUSE:
         return Explanation("refuse", reason, layers)
     try:
-        rehearse(functools.partial(forward_and_caches, function), batch, inputs, "forward")
+        rehearse(functools.partial(forward_and_caches, function), batch, inputs, owners, "forward")
     except RefusedError as refused:
         return Explanation("refuse", f"{refused} [in one pass: {reason}]", layers)
     return Explanation("split", reason, layers)

@@ -11,7 +11,7 @@ has dim 0 of samples x beams (or x returned sequences), sample-major.
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence
+from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence
 
 import torch
 
@@ -19,10 +19,12 @@ from shim.batch import Group, MixedBatch
 from shim.errors import RefusedError
 from shim.modules import base_model_of
 from shim.routing.assemble import LayoutChanged, assemble, in_row_order
-from shim.routing.inputs import PER_SAMPLE, SHARED, Inputs, check_known, root_name, sample_paths, take
+from shim.routing.inputs import PER_SAMPLE, SHARED, Inputs, check_known, root_name, sample_rules, take
 from shim.routing.layout import CONSTANT, ROWS, Rule
 from shim.routing.rehearsal import plan_for
+from shim.routing.rows import RowRule
 from shim.routing.sampling import generating
+from shim.routing.trace import Owners
 from shim.routing.tree import by_path, replace_state
 from shim.selection import select
 
@@ -40,17 +42,17 @@ _ONE_GREEDY_TOKEN = {
 }
 
 
-def run_split_generate(function: Callable[..., Any], batch: MixedBatch, inputs: Inputs) -> Any:
+def run_split_generate(function: Callable[..., Any], batch: MixedBatch, inputs: Inputs, owners: Owners) -> Any:
     """Generate each adapter's rows by `function`, and put the sequences back in row order.
 
     Raises:
         RefusedError: the inputs do not divide by sample, or an output cannot be put together.
     """
     check_known(inputs)
-    paths = _sample_paths(function, batch, inputs)
+    rules = _sample_rules(function, batch, inputs, owners)
     outputs, caches = [], []
     for group in batch.groups:
-        part = _with_sample_indices(take(inputs, group.rows, paths), group)
+        part = _with_sample_indices(take(inputs, group.rows, rules), group)
         with select(batch.selection(group.adapter)), _own_static_cache(batch.model), generating(group.rows):
             outputs.append(part.call(function))
         caches.append(part.caches())
@@ -75,22 +77,24 @@ def _own_static_cache(model: Any) -> Iterator[None]:
             kept["_static_cache"] = before
 
 
-def _sample_paths(function: Callable[..., Any], batch: MixedBatch, inputs: Inputs) -> Any:
+def _sample_rules(
+    function: Callable[..., Any], batch: MixedBatch, inputs: Inputs, owners: Owners
+) -> Mapping[str, RowRule]:
     """Return the inputs that divide by sample: documented, or proven by generating one token."""
     documented = PER_SAMPLE | SHARED
+    rules = sample_rules(inputs, len(batch.names), owners)
     if all(root_name(path) in documented for path in inputs.tensors()):
-        paths = sample_paths(inputs, len(batch.names))
         odd = {
             path: tuple(tensor.shape)
             for path, tensor in inputs.tensors().items()
-            if path not in paths and root_name(path) in PER_SAMPLE and tensor.dim() > 1 and tensor.shape[0] != 1
+            if path not in rules and root_name(path) in PER_SAMPLE and tensor.dim() > 1 and tensor.shape[0] != 1
         }
         if odd:
             raise RefusedError(
                 f"inputs {odd} should have {len(batch.names)} samples along dim 0. Pass every input with samples "
                 "along dim 0, or run one adapter a call"
             )
-        return paths
+        return rules
 
     def run(part: Inputs) -> Dict[str, Any]:
         scores = getattr(part.call(function), "scores", None)
@@ -103,7 +107,8 @@ def _sample_paths(function: Callable[..., Any], batch: MixedBatch, inputs: Input
 
     values = {name: value for name, value in inputs.values.items() if name not in _NOT_REHEARSED}
     short = Inputs({**values, **_ONE_GREEDY_TOKEN}, inputs.positional)
-    return plan_for(run, batch, short, "generate").sample_paths
+    plan_for(run, batch, short, owners, "generate")
+    return rules
 
 
 def _with_sample_indices(part: Inputs, group: Group) -> Inputs:

@@ -7,7 +7,7 @@ import inspect
 import numbers
 import re
 from dataclasses import dataclass
-from typing import Any, Callable, Dict, FrozenSet, Mapping, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, FrozenSet, List, Mapping, Optional, Sequence, Tuple
 
 import torch
 
@@ -180,28 +180,35 @@ def check_known(inputs: Inputs) -> None:
             )
 
 
-def sample_paths(inputs: Inputs, count: int) -> FrozenSet[str]:
-    """Return the paths of the tensors that are assumed to hold one entry per sample along dim 0.
+def sample_rules(inputs: Inputs, count: int, owners: Mapping[str, RowRule]) -> Dict[str, RowRule]:
+    """Return whose each index is of the tensors that divide by sample: as `owners` says, else one entry per sample.
 
     An assumption: `rehearsal` proves it before an output is believed.
     """
-    return frozenset(
-        path
+    one_each = RowRule(0, tuple(range(count)))
+    assumed = {
+        path: one_each
         for path, tensor in inputs.tensors().items()
         if root_name(path) not in SHARED and tensor.dim() > 0 and tensor.shape[0] == count
-    )
+    }
+    return {**assumed, **owners}
 
 
-def take(inputs: Inputs, rows: Sequence[int], paths: FrozenSet[str]) -> Inputs:
-    """Return the inputs of the samples `rows`: tensors in `paths` indexed, all else as it is.
+def take(inputs: Inputs, rows: Sequence[int], rules: Mapping[str, RowRule]) -> Inputs:
+    """Return the inputs of the samples `rows`, in that order: tensors of `rules` indexed, all else as it is.
 
     Caches are copied, so that a forward on the result leaves the caller's as they were.
     """
 
     def pick(path: str, leaf: Any) -> Any:
-        if path in paths:
-            return leaf.index_select(0, torch.tensor(rows, device=leaf.device))
-        return leaf
+        rule = rules.get(path)
+        if rule is None or rule.dim is None:
+            return leaf
+        indices: Dict[int, List[int]] = {}
+        for index, sample in enumerate(rule.owners):
+            indices.setdefault(sample, []).append(index)
+        chosen = [index for row in rows for index in indices.get(row, ())]
+        return leaf.index_select(rule.dim, torch.tensor(chosen, dtype=torch.long, device=leaf.device))
 
     return inputs.map(pick)
 

@@ -12,8 +12,7 @@ from __future__ import annotations
 import functools
 import threading
 import weakref
-from dataclasses import dataclass
-from typing import Any, Callable, Dict, FrozenSet, Hashable, List, Optional, Sequence
+from typing import Any, Callable, Dict, Hashable, List, Mapping, Optional, Sequence
 
 import torch
 
@@ -21,42 +20,38 @@ from shim.batch import MixedBatch, method_of
 from shim.errors import RefusedError
 from shim.no_trace import nothing_changed
 from shim.routing.chance import without_chance
-from shim.routing.inputs import PER_SAMPLE, SHARED, Inputs, root_name, sample_paths, take, with_caches_cloned
+from shim.routing.inputs import PER_SAMPLE, SHARED, Inputs, root_name, sample_rules, take, with_caches_cloned
 from shim.routing.layout import Layout, find_layout
+from shim.routing.rows import RowRule
+from shim.routing.trace import Owners
 from shim.selection import BASE, select
 
 Run = Callable[[Inputs], Any]
 
 
-@dataclass(frozen=True)
-class Plan:
-    """What a rehearsal proved: the inputs that divide by sample, and the layout of the outputs."""
-
-    sample_paths: FrozenSet[str]
-    layout: Layout
-
-
 _MOST_PLANS = 256
 _LOCK = threading.Lock()
-_PLANS: weakref.WeakKeyDictionary[Any, Dict[Hashable, Plan]] = weakref.WeakKeyDictionary()
+_PLANS: weakref.WeakKeyDictionary[Any, Dict[Hashable, Layout]] = weakref.WeakKeyDictionary()
+"""What rehearsals proved: that the inputs divide as `sample_rules` says, and the layout of the outputs."""
 
 
-def plan_for(run: Run, batch: MixedBatch, inputs: Inputs, kind: str, again: bool = False) -> Plan:
-    """Return the plan of this call, rehearsing where none is known, or `again` where one does not fit.
+def plan_for(run: Run, batch: MixedBatch, inputs: Inputs, owners: Owners, kind: str, again: bool = False) -> Layout:
+    """Return the layout of this call's outputs, rehearsing where none is known, or `again` where one does not fit.
 
     Args:
         run: runs the model on inputs under the adapter that is selected and returns all that it changes.
+        owners: whose each index is of inputs that are not one entry per sample.
         kind: what `run` calls, `forward` or `generate`: they have plans of their own.
 
     Raises:
         RefusedError: the batch does not divide by sample; nothing was changed.
     """
-    key = _key(kind, batch, inputs)
+    key = _key(kind, batch, inputs, owners)
     if key is not None and not again:
         known = _PLANS.get(batch.model, {}).get(key)
         if known is not None:
             return known
-    plan = _rehearse(run, batch, inputs)
+    plan = _rehearse(run, batch, inputs, owners)
     if key is not None:
         with _LOCK:
             # A new dict each time, so that readers need no lock; the oldest go, lest changing arguments pile up.
@@ -71,17 +66,17 @@ def forget_plans() -> None:
         _PLANS.clear()
 
 
-def _rehearse(run: Run, batch: MixedBatch, inputs: Inputs) -> Plan:
+def _rehearse(run: Run, batch: MixedBatch, inputs: Inputs, owners: Owners) -> Layout:
     """Rehearse under the base model, and under one adapter of each method whose layers may mix samples."""
-    paths = sample_paths(inputs, len(batch.names))
+    rules = sample_rules(inputs, len(batch.names), owners)
     layouts = []
     steady = functools.partial(without_chance, batch.is_training)
     for adapter in (BASE, *_adapters_to_rehearse(batch).values()):
         with torch.no_grad(), nothing_changed(batch.model), select(batch.selection(adapter)), steady():
             whole = run(with_caches_cloned(inputs))
-            parts = [_run_part(run, batch, inputs, paths, group.rows) for group in batch.groups]
+            parts = [_run_part(run, inputs, rules, group.rows) for group in batch.groups]
         layouts.append(find_layout(whole, parts, batch.groups))
-    return Plan(paths, layouts[-1])  # of an adapter where there is one: virtual tokens may stand in its outputs
+    return layouts[-1]  # of an adapter where there is one: virtual tokens may stand in its outputs
 
 
 def _adapters_to_rehearse(batch: MixedBatch) -> Dict[str, str]:
@@ -96,25 +91,26 @@ def _adapters_to_rehearse(batch: MixedBatch) -> Dict[str, str]:
     return {method: adapter for method, adapter in methods.items() if method != "LORA"}
 
 
-def _run_part(run: Run, batch: MixedBatch, inputs: Inputs, paths: FrozenSet[str], rows: Sequence[int]) -> Any:
+def _run_part(run: Run, inputs: Inputs, rules: Mapping[str, RowRule], rows: Sequence[int]) -> Any:
     try:
-        return run(take(inputs, rows, paths))
+        return run(take(inputs, rows, rules))
     except (MemoryError, torch.cuda.OutOfMemoryError):
         raise
     except Exception as error:
-        raise RefusedError(_does_not_divide(inputs, paths, rows, error)) from error
+        raise RefusedError(_does_not_divide(inputs, rules, rows, error)) from error
 
 
-def _does_not_divide(inputs: Inputs, paths: FrozenSet[str], rows: Sequence[int], error: Exception) -> str:
-    others = {path: tuple(tensor.shape) for path, tensor in inputs.tensors().items() if path not in paths}
+def _does_not_divide(inputs: Inputs, rules: Mapping[str, RowRule], rows: Sequence[int], error: Exception) -> str:
+    others = {path: tuple(tensor.shape) for path, tensor in inputs.tensors().items() if path not in rules}
     return (
         f"the inputs do not divide by sample: the base model runs on all of them, but raises "
         f"{type(error).__name__} ({error}) on samples {list(rows)} alone. Not one entry per sample along dim 0: "
-        f"{others or 'none'}. Pass every input with samples along dim 0, or run one adapter a call"
+        f"{others or 'none'}. Pass every input with samples along dim 0, say whose their rows are by owners={{…}}, or "
+        "run one adapter a call"
     )
 
 
-def _key(kind: str, batch: MixedBatch, inputs: Inputs) -> Optional[Hashable]:
+def _key(kind: str, batch: MixedBatch, inputs: Inputs, owners: Owners) -> Optional[Hashable]:
     """Return what a plan depends on, or None where it depends on the data."""
     tensors, count = inputs.tensors(), len(batch.names)
     undocumented = [t for p, t in tensors.items() if root_name(p) not in PER_SAMPLE | SHARED]
@@ -124,6 +120,7 @@ def _key(kind: str, batch: MixedBatch, inputs: Inputs) -> Optional[Hashable]:
     if len(undocumented) > 1 and not all(_rows_differ(tensor) for tensor in undocumented):
         return None  # rows that are alike cannot tell a tensor per sample from one for the whole batch
     parts: List[Hashable] = [kind, inputs.positional, batch.in_evaluation, *sorted(_adapters_to_rehearse(batch))]
+    parts += [(path, owners[path]) for path in sorted(owners)]
     for path, leaf in inputs.leaves().items():
         if path in tensors:
             parts.append((path, leaf.dim(), leaf.dtype, leaf.dim() > 0 and leaf.shape[0] == count))

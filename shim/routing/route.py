@@ -25,14 +25,14 @@ def run_forward(function: Callable[..., Any], batch: MixedBatch, inputs: Inputs,
         return run_one_pass(function, batch, inputs, owners, prefers_live(batch))
     except NeedsLive:
         try:
-            return run_split_forward(function, batch, inputs)
+            return run_split_forward(function, batch, inputs, owners)
         except RefusedError as refused:
             try:
                 return run_one_pass(function, batch, inputs, owners, live=True)
             except Unroutable as reason:
                 raise RefusedError(f"{refused} [in one pass: {reason}]") from reason
     except Unroutable as reason:
-        return _fall_back(run_split_forward, function, batch, inputs, reason)
+        return _fall_back(run_split_forward, function, batch, inputs, owners, reason)
 
 
 def run_generate(function: Callable[..., Any], batch: MixedBatch, inputs: Inputs, owners: Owners) -> Any:
@@ -49,11 +49,16 @@ def run_generate(function: Callable[..., Any], batch: MixedBatch, inputs: Inputs
     try:
         return run_one_pass_generate(function, batch, inputs, owners)
     except Unroutable as reason:
-        return _fall_back(run_split_generate, function, batch, inputs, reason)
+        return _fall_back(run_split_generate, function, batch, inputs, owners, reason)
 
 
 def _fall_back(
-    split: Callable[..., Any], function: Callable[..., Any], batch: MixedBatch, inputs: Inputs, reason: Unroutable
+    split: Callable[..., Any],
+    function: Callable[..., Any],
+    batch: MixedBatch,
+    inputs: Inputs,
+    owners: Owners,
+    reason: Unroutable,
 ) -> Any:
     if policy.chosen().fallback == policy.REFUSE:
         raise RefusedError(
@@ -61,6 +66,6 @@ def _fall_back(
             'shim.install(fallback="split")'
         ) from reason
     try:
-        return split(function, batch, inputs)
+        return split(function, batch, inputs, owners)
     except RefusedError as refused:
         raise RefusedError(f"{refused} [in one pass: {reason}]") from reason

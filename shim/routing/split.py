@@ -14,8 +14,8 @@ from typing import Any, Callable, Dict, List, Tuple
 from shim.batch import Group, MixedBatch
 from shim.errors import RefusedError
 from shim.routing.assemble import LayoutChanged, assemble, taken_apart
-from shim.routing.inputs import Inputs, check_known, take
-from shim.routing.rehearsal import Plan, plan_for
+from shim.routing.inputs import Inputs, check_known, sample_rules, take
+from shim.routing.rehearsal import plan_for
 from shim.routing.trace import Owners
 from shim.routing.tree import replace_state
 from shim.selection import select
@@ -33,7 +33,7 @@ def run_plain(function: Callable[..., Any], batch: MixedBatch, inputs: Inputs) -
         return inputs.call(function)
 
 
-def run_split_forward(function: Callable[..., Any], batch: MixedBatch, inputs: Inputs) -> Any:
+def run_split_forward(function: Callable[..., Any], batch: MixedBatch, inputs: Inputs, owners: Owners) -> Any:
     """Run each adapter's rows by `function`, a forward, and put the outputs back in row order.
 
     A cache among the inputs holds the whole batch's state afterwards, as after an ordinary forward, and is
@@ -45,7 +45,7 @@ def run_split_forward(function: Callable[..., Any], batch: MixedBatch, inputs: I
 
     run = functools.partial(forward_and_caches, function)
     check_known(inputs)
-    whole, parts = _divided(run, batch, inputs, "forward", assemble)
+    whole, parts = _divided(run, batch, inputs, owners, "forward", assemble)
     return _with_callers_caches(whole, parts[0], inputs)
 
 
@@ -70,12 +70,17 @@ def run_per_sample(function: Callable[..., Any], batch: MixedBatch, inputs: Inpu
         return part.call(function)
 
     outputs: List[Any]
-    outputs, _ = _divided(run, batch, inputs, "per sample", taken_apart)
+    outputs, _ = _divided(run, batch, inputs, owners, "per sample", taken_apart)
     return outputs
 
 
 def _divided(
-    run: Callable[[Inputs], Any], batch: MixedBatch, inputs: Inputs, kind: str, put_together: Callable[..., Any]
+    run: Callable[[Inputs], Any],
+    batch: MixedBatch,
+    inputs: Inputs,
+    owners: Owners,
+    kind: str,
+    put_together: Callable[..., Any],
 ) -> Tuple[Any, List[Any]]:
     """Run each adapter's rows; return what `put_together` makes of the outputs by their layout, and the outputs.
 
@@ -84,10 +89,10 @@ def _divided(
     """
     # A plan may not fit: the model was changed after it was made, or takes another path at these sizes.
     for again in (False, True):
-        plan = plan_for(run, batch, inputs, kind, again)
-        parts = _run_groups(run, batch, inputs, plan)
+        layout = plan_for(run, batch, inputs, owners, kind, again)
+        parts = _run_groups(run, batch, inputs, owners)
         try:
-            return put_together(parts, batch.groups, plan.layout), parts
+            return put_together(parts, batch.groups, layout), parts
         except LayoutChanged:
             continue
     raise RefusedError(_OTHER_STRUCTURE)
@@ -99,11 +104,12 @@ def forward_and_caches(function: Callable[..., Any], part: Inputs) -> Dict[str, 
     return {OUTPUT: output, STATE: part.caches()}
 
 
-def _run_groups(run: Callable[[Inputs], Any], batch: MixedBatch, inputs: Inputs, plan: Plan) -> List[Any]:
+def _run_groups(run: Callable[[Inputs], Any], batch: MixedBatch, inputs: Inputs, owners: Owners) -> List[Any]:
+    rules = sample_rules(inputs, len(batch.names), owners)
     parts = []
     for group in batch.groups:
         with select(batch.selection(group.adapter)):
-            parts.append(run(take(inputs, group.rows, plan.sample_paths)))
+            parts.append(run(take(inputs, group.rows, rules)))
     return parts
 
 
