@@ -294,15 +294,6 @@ def test_a_tensor_of_another_length_is_shared_where_that_is_right(adapted, alone
         torch.testing.assert_close(mixed[row], alone(model, name, X, table=table)[row])
 
 
-def test_packed_inputs_are_refused(adapted):
-    def body(toy, x, packed):
-        return toy.linear(x) + packed.reshape(4, -1, 4).sum(1, keepdim=True)[: len(x)] * torch.ones(4, 1, 1)
-
-    model = adapted(body)
-    with pytest.raises(shim.RefusedError, match=r"do not divide by sample.*packed"):
-        model(X, packed=torch.randn(12, 4, dtype=torch.float64), adapter_names=NAMES)
-
-
 class Memory:
     """A cache of the user's own: no forward on a part of the batch may touch it."""
 
@@ -320,23 +311,6 @@ def test_an_object_that_a_forward_may_change_is_refused_and_left_alone(adapted, 
     with pytest.raises(shim.RefusedError, match=r"input 'memory' is a .*whose samples are not known"):
         model(X, memory=value, adapter_names=NAMES)
     assert getattr(value, "rows", []) == []
-
-
-def test_images_beside_text_are_proven_at_every_call(adapted):
-    def body(toy, input_ids, pixel_values):
-        # Sample i has input_ids[i, 0] images, and they follow each other in one list.
-        counts = input_ids[:, 0].tolist()
-        if sum(counts) != len(pixel_values):
-            raise ValueError("image tokens and images do not match")
-        means = torch.stack([part.sum(0) for part in pixel_values.split(counts)])
-        return toy.linear(means)
-
-    model = adapted(body)
-    images = torch.randn(4, 4, dtype=torch.float64)
-    names = ["ann", "ben", "ann", "ben"]
-    model(input_ids=torch.tensor([[1], [1], [1], [1]]), pixel_values=images, adapter_names=names)
-    with pytest.raises(shim.RefusedError):  # the same shapes, but the images are divided otherwise
-        model(input_ids=torch.tensor([[2], [0], [1], [1]]), pixel_values=images, adapter_names=names)
 
 
 def test_a_plan_serves_other_lengths_and_numbers_of_samples(adapted, alone):
