@@ -254,4 +254,7 @@ def _lengths(inputs: Inputs) -> Tuple[Tuple[str, Tuple[int, ...]], ...]:
 def _check_routed(batch: MixedBatch) -> None:
     for name, layer in batch.layers:
         if not is_routed(layer):
-            raise Unroutable(f"the forward of {name} was replaced, or its class was made after shim.install()")
+            raise Unroutable(
+                f"the forward of {name} was replaced, or its class was made after shim.install(), or accelerate hooked "
+                "it before"
+            )
