@@ -16,10 +16,12 @@ from shim.errors import AdapterNamesError
 from shim.modules import base_model_of, has_adapters
 from shim.no_trace import failure_leaves_no_trace
 from shim.prompts import method_of_model
+from shim.ranks import ranks_of
 from shim.routing.inputs import Inputs, check_owners, check_sample_count, parameter_names
 from shim.routing.route import run_forward, run_generate
 from shim.routing.sampling import check_generators, drawing_from
 from shim.routing.split import run_per_sample, run_plain
+from shim.routing.together import check_together, run_together
 from shim.routing.trace import Owners
 from shim.selection import is_selected, select
 from shim.training import check_training
@@ -102,6 +104,16 @@ def _no_adapters(model: Any) -> str:
 
 
 def _call(original: Method, run: Run, model: Any, args: Sequence[Any], kwargs: Mapping[str, Any], names: Any) -> Any:
+    ranks = ranks_of(model)
+    prepare = functools.partial(_prepared, original, run, model, args, kwargs, names, ranks)
+    start = prepare() if ranks is None else ranks.in_step(prepare, errors=(Exception,))
+    return start()
+
+
+def _prepared(
+    original: Method, run: Run, model: Any, args: Sequence[Any], kwargs: Mapping[str, Any], names: Any, ranks: Any
+) -> Callable[[], Any]:
+    """Check a call and return what runs it."""
     batch = resolve(model, names)
     if batch.is_training:
         check_training(batch, generates=run is run_generate)
@@ -114,12 +126,23 @@ def _call(original: Method, run: Run, model: Any, args: Sequence[Any], kwargs: M
     check_sample_count(batch, inputs, owners)
     generators = () if seeds is None else check_generators(seeds, len(batch.names), _device(inputs))
     function = method_of_model(model, original, "forward" if run is run_forward else "generate")
-    with drawing_from(generators), _exclusive(batch), failure_leaves_no_trace(model, inputs.caches()):
-        if per_sample:
-            return run_per_sample(function, batch, inputs, owners)
-        if len(batch.groups) == 1:
-            return run_plain(function, batch, inputs)
-        return run(function, batch, inputs, owners)
+    together = ranks is not None and ranks.by_data
+    if together:
+        check_together(generates=run is run_generate, per_sample=bool(per_sample))
+
+    def start() -> Any:
+        if ranks is not None:
+            ranks.expect_alike(batch, inputs)
+        with drawing_from(generators), _exclusive(batch), failure_leaves_no_trace(model, inputs.caches()):
+            if per_sample:
+                return run_per_sample(function, batch, inputs, owners)
+            if together:
+                return run_together(function, batch, inputs, owners, ranks)
+            if len(batch.groups) == 1:
+                return run_plain(function, batch, inputs)
+            return run(function, batch, inputs, owners)
+
+    return start
 
 
 def _signature(model: Any, original: Method, run: Run) -> Sequence[str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import types
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -125,8 +126,18 @@ def is_routed_by(route: Route) -> bool:
 
 
 def is_routed(layer: Any) -> bool:
-    """Whether a call's route runs `layer`: its class was there when the shim was installed, and nobody took over."""
-    return "forward" not in vars(layer) and getattr(type(layer).forward, "is_routed", False)
+    """Whether a call's route runs `layer`: its class was there when the shim was installed, and nobody took over.
+
+    accelerate does not take over: its hooks (`dispatch_model`, offload) call the forward that they found.
+    """
+    state = vars(layer)
+    forward = state.get("forward")
+    if forward is None:
+        return getattr(type(layer).forward, "is_routed", False)
+    if getattr(forward, "__wrapped__", forward) is state.get("_old_forward"):
+        forward = state["_old_forward"]
+    # A method, not a function of somebody else's that `functools.wraps` gave the mark to.
+    return isinstance(forward, types.MethodType) and getattr(forward.__func__, "is_routed", False)
 
 
 def layer_property(original: property, answer: Callable[[Selection, bool], Any]) -> property:

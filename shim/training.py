@@ -32,6 +32,7 @@ def check_training(batch: MixedBatch, *, generates: bool) -> None:
                 f"torch {torch.__version__} recomputes checkpoints in a way that is not known here, so that a backward "
                 "pass could forget the names. Train on another torch, or one adapter a call without names"
             )
+        _check_data_parallel(batch)
         _warn_of_frozen(batch)
 
 
@@ -49,6 +50,26 @@ def _check_regularisers(batch: MixedBatch) -> None:
             )
 
 
+def _check_data_parallel(batch: MixedBatch) -> None:
+    """Check that DistributedDataParallel will not wait for gradients of adapters that this rank's rows do not have.
+
+    Raises:
+        RefusedError: it would, for ever.
+    """
+    parallel = getattr(torch.nn.parallel.DistributedDataParallel, "_active_ddp_module", None)
+    if parallel is None or all(module is not batch.model for module in parallel.modules()):
+        return
+    if parallel.find_unused_parameters and not getattr(parallel, "static_graph", False):
+        return
+    for adapter in batch.model.peft_config:
+        if adapter not in batch.names and any(weight.requires_grad for weight in _weights(batch, adapter)):
+            raise RefusedError(
+                f"adapter {adapter!r} requires grad, but no row of this rank is under it, so that the other ranks "
+                "would wait for its gradient for ever. Wrap the model by DistributedDataParallel(model, "
+                "find_unused_parameters=True), without static_graph"
+            )
+
+
 def _warn_of_frozen(batch: MixedBatch) -> None:
     """Warn of adapters in a training batch none of whose weights requires grad: their rows will not train them.
 
@@ -61,7 +82,7 @@ def _warn_of_frozen(batch: MixedBatch) -> None:
             warnings.warn(
                 f"adapter {group.adapter!r} is in a training batch, but none of its weights requires grad, so that its "
                 f"rows train nothing. To train it: {_way_to_train(batch)}. PEFT's set_adapter freezes all others",
-                stacklevel=6,
+                stacklevel=7,
             )
 
 

@@ -2,6 +2,7 @@
 
 from conformance.checks import (
     algebra,
+    distributed,
     engines,
     generation,
     heads,
@@ -19,6 +20,7 @@ __all__ = [
     "Check",
     "algebra",
     "check",
+    "distributed",
     "engines",
     "generation",
     "heads",

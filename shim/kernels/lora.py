@@ -23,6 +23,9 @@ COPIED_PER_TOKEN = 1024
 KEPT_UP_TO = 8
 
 
+_PLAIN = (torch.nn.Parameter, torch.Tensor)
+
+
 @dataclass(frozen=True)
 class Weights:
     """The weights of some adapters of one rank in one layer: down (rank, in), up (out, rank), and scalings."""
@@ -118,7 +121,7 @@ def _only_weight(module: Any) -> Optional[torch.Tensor]:
         return None
     parameters = state["_parameters"]
     weight: Optional[torch.Tensor] = parameters["weight"] if parameters["bias"] is None else None
-    return weight
+    return weight if type(weight) in _PLAIN else None  # a DTensor is what its module makes of it
 
 
 def pays_to_copy(weights: Weights, tokens: float) -> bool:

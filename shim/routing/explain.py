@@ -13,6 +13,7 @@ from shim.batch import MixedBatch, resolve
 from shim.errors import RefusedError, Unroutable
 from shim.modules import base_model_of
 from shim.prompts import method_of_model
+from shim.ranks import ranks_of
 from shim.routing.inputs import Inputs, check_known, check_owners, check_sample_count
 from shim.routing.layers import RowGroups
 from shim.routing.one_pass import check_methods, check_shared_layers, decided_by_data, prefers_live
@@ -77,6 +78,12 @@ def explain(
     check_sample_count(batch, given, known)
     if len(batch.groups) == 1:
         return Explanation("plain")
+    ranks = ranks_of(model)
+    if ranks is not None and ranks.by_data:
+        raise RefusedError(
+            "explain and plan run the model, whose weights are sharded by fully_shard: this rank would wait for the "
+            "others. Ask before the model is sharded; a call makes its plan by itself, on all ranks together"
+        )
     function = forward_of(model)
     try:
         check_known(given)

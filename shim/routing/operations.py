@@ -25,6 +25,8 @@ _ANCHORS = frozenset(
     "_scaled_dot_product_cudnn_attention _scaled_dot_product_attention_math".split()
 )
 
+# Operations between ranks, and on memory that FSDP2 gathers weights in.
+_BETWEEN_RANKS = frozenset("c10d _c10d_functional c10d_functional fsdp".split())
 # They write to their running statistics, of which their schema says nothing.
 _WRITE_UNSAID = frozenset("native_batch_norm cudnn_batch_norm miopen_batch_norm".split())
 
@@ -36,7 +38,7 @@ class Operation:
     name: without overload and without the underscore of the in-place form. view: its output shares memory with
     its input. writes: the positions of the arguments that it writes to, by name. pointwise: each element of the
     output is made of the elements at its own position. composite: it is made of other operations. in_place: it
-    writes to the argument that it returns.
+    writes to the argument that it returns. between_ranks: it gathers or reduces what other processes hold.
     """
 
     name: str
@@ -45,6 +47,7 @@ class Operation:
     pointwise: bool
     composite: bool
     in_place: bool
+    between_ranks: bool
 
     @property
     def allocates(self) -> bool:
@@ -121,4 +124,5 @@ def _read(func: Any) -> Operation:
         pointwise=tagged or name in POINTWISE,
         composite=bool(composite),
         in_place=in_place,
+        between_ranks=schema.name.split("::")[0] in _BETWEEN_RANKS,
     )

@@ -16,7 +16,7 @@ from shim.errors import Unroutable
 from shim.modules import base_layer_of
 from shim.routing.inputs import Inputs
 from shim.routing.plan import Plan, generalize, instantiate
-from shim.routing.trace import Owners, trace
+from shim.routing.trace import Owners, trace, trace_to_the_end
 
 _MOST = 512
 _LOCK = threading.Lock()
@@ -76,12 +76,14 @@ def plan_for(
     owners: Owners,
     kind: str = "forward",
     again: bool = False,
+    tracing: Callable[..., Plan] = trace,
 ) -> Plan:
     """Return the plan of this call: a known one, one for every length, or that of a new trace.
 
     Args:
         kind: what is called, `forward` or a part of `generate`: they have plans of their own.
         again: trace although a plan is known, since it did not fit.
+        tracing: `trace`, or `trace_to_the_end`.
 
     Raises:
         Unroutable: no plan can be made; the reason is kept, so that the next call does not trace again.
@@ -95,7 +97,7 @@ def plan_for(
     if known is not None:
         raise Unroutable(known)
     try:
-        plan = _traced(function, batch, inputs, rows, owners)
+        plan = _traced(tracing, function, batch, inputs, rows, owners)
     except Unroutable as reason:
         _remember(batch.model, signature, str(reason), again)
         raise
@@ -170,13 +172,20 @@ def store_of(model: Any) -> PlanStore:
 
 
 def _traced(
-    function: Callable[..., Any], batch: MixedBatch, inputs: Inputs, rows: Sequence[int], owners: Owners
+    tracing: Callable[..., Plan],
+    function: Callable[..., Any],
+    batch: MixedBatch,
+    inputs: Inputs,
+    rows: Sequence[int],
+    owners: Owners,
 ) -> Plan:
     try:
-        return trace(function, batch, inputs, rows, owners)
+        return tracing(function, batch, inputs, rows, owners)
     except (Unroutable, MemoryError, torch.cuda.OutOfMemoryError):
         raise
     except Exception as error:
+        if tracing is trace_to_the_end:  # there is no next route
+            raise
         # The model's own error is met again by the next route, in the open.
         raise Unroutable(f"tracing raised {type(error).__name__}: {error}") from error
 

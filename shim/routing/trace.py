@@ -20,6 +20,7 @@ from shim.routing.owners import CONSTANT, MIXED, Settlement
 from shim.routing.plan import Plan, PlannedCall
 from shim.routing.recorder import Recorder, SeenCall
 from shim.routing.rows import RowRule, rule_of
+from shim.routing.steady import Steady
 from shim.routing.tracer import Tracer
 from shim.routing.tree import shown
 from shim.selection import BASE, is_routed, select
@@ -44,7 +45,7 @@ def trace(function: Callable[..., Any], batch: MixedBatch, inputs: Inputs, rows:
     Raises:
         Unroutable: something stands in the way of a proof; the message says what and where.
     """
-    _check_routed(batch)
+    check_routed(batch)
     first = _run(function, batch, inputs, rows, owners, {})
     for lifts in ways_to_lift(first.plan, len(rows)):
         with suppress(Exception):  # the model does not take as many rows there
@@ -54,6 +55,20 @@ def trace(function: Callable[..., Any], batch: MixedBatch, inputs: Inputs, rows:
     if first.problem is not None:
         raise first.problem
     return first.plan
+
+
+def trace_to_the_end(
+    function: Callable[..., Any], batch: MixedBatch, inputs: Inputs, rows: Sequence[int], owners: Owners
+) -> Plan:
+    """As `trace`, in exactly one forward, which is run to its end whatever it meets.
+
+    Raises:
+        Unroutable: something stands in the way of a proof.
+    """
+    found = _run(function, batch, inputs, rows, owners, {}, to_the_end=True)
+    if found.problem is not None:
+        raise found.problem
+    return found.plan
 
 
 @dataclass(frozen=True)
@@ -72,11 +87,14 @@ def _run(
     rows: Sequence[int],
     owners: Owners,
     lifts: Lifts,
+    to_the_end: bool = False,
 ) -> _Traced:
     """Run the base model once; the layers in `lifts` get a row for each sample in the place of one that all share."""
     tracer = Tracer(max(rows) + 1)
     recorder = Recorder(tracer, batch, lifts)
-    selection = replace(batch.selection(BASE), route=recorder, trains=False)
+    base = batch.selection(BASE)
+    route = Steady(recorder, base, (Unroutable,) if to_the_end else ())
+    selection = replace(base, route=route, trains=False)
     with nothing_changed(batch.model), torch.inference_mode(False), torch.no_grad(), select(selection):
         copies = cloned(inputs)
         seed(tracer, copies, rows, owners)
@@ -86,6 +104,7 @@ def _run(
         problem = None
         settlement = settle(tracer, state, rows)
         try:
+            route.check()
             check_outputs(tracer, settlement, state, rows, batch)
             check_buffers(tracer, batch)
         except Unroutable as unroutable:
@@ -251,7 +270,15 @@ def _lengths(inputs: Inputs) -> Tuple[Tuple[str, Tuple[int, ...]], ...]:
     return tuple(sorted((path, tuple(t.shape)) for path, t in tensors if root_name(path) not in caches))
 
 
-def _check_routed(batch: MixedBatch) -> None:
+def check_routed(batch: MixedBatch) -> None:
+    """Check that a call's route runs every adapted layer.
+
+    Raises:
+        Unroutable: it does not run one.
+    """
     for name, layer in batch.layers:
         if not is_routed(layer):
-            raise Unroutable(f"the forward of {name} was replaced, or its class was made after shim.install()")
+            raise Unroutable(
+                f"the forward of {name} was replaced, or its class was made after shim.install(), or accelerate hooked "
+                "it before"
+            )

@@ -131,6 +131,14 @@ class Tracer(ThreadedDispatchMode):
             self.store.sweep()
         if self._meets_sparse(known, inputs, output):
             return
+        if known.between_ranks and not any(map(self.store.knows, inputs)):  # weights, written unseen
+            for tensor in inputs:
+                self._unwritten.pop(address(tensor), None)
+            return
+        if any(hasattr(tensor, "device_mesh") for tensor in inputs):
+            if not self.obstacles:
+                self.obstacles.append(f"{known.name} is computed by several ranks{self._where()}")
+            return
         self._watch_memory(known, inputs, output, args, kwargs)
         if known.view or not any(map(self.store.knows, inputs)):
             return
