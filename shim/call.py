@@ -7,27 +7,30 @@ import sys
 import threading
 import weakref
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, Callable, Iterator, Mapping, Sequence
 
 import torch
 
 from shim.batch import MixedBatch, resolve
 from shim.errors import AdapterNamesError
-from shim.modules import base_model_of, has_adapters
+from shim.graphs import Graphs
+from shim.modules import base_model_of, has_adapters, is_compiled
 from shim.no_trace import failure_leaves_no_trace
 from shim.prompts import method_of_model
 from shim.routing.inputs import Inputs, check_owners, check_sample_count, parameter_names
-from shim.routing.route import run_forward, run_generate
+from shim.routing.route import run_forward, run_generate, run_one_adapter
 from shim.routing.sampling import check_generators, drawing_from
 from shim.routing.split import run_per_sample, run_plain
 from shim.routing.trace import Owners
-from shim.selection import is_selected, select
+from shim.selection import is_compiling, is_selected, select, selected_graphs
 from shim.training import check_training
 
 Method = Callable[..., Any]
 Run = Callable[[Callable[..., Any], MixedBatch, Inputs, Owners], Any]
 
 _LOCK = threading.Lock()
+_ENTERED: ContextVar[Any] = ContextVar("shim_entered", default=None)
 _EXCLUSIVE: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
 
 
@@ -46,12 +49,72 @@ def _with_adapter_names(original: Method, run: Run) -> Method:
     def method(model: Any, *args: Any, adapter_names: Any = None, **kwargs: Any) -> Any:
         if adapter_names is not None:
             return _uncompiled(_call)(original, run, model, args, kwargs, adapter_names)
-        if is_selected():  # a call inside another call's hooks is a call of its own
+        if is_selected() and not _is_entry(model):  # a call inside another call's hooks is a call of its own
             with select(None):
                 return original(model, *args, **kwargs)
         return original(model, *args, **kwargs)
 
     return method
+
+
+def call_with_adapter_names() -> Method:
+    """Return how a PEFT model is called: where it is compiled as a whole, names are seen before dynamo sees them."""
+    module = torch.nn.Module
+
+    def call(model: Any, *args: Any, **kwargs: Any) -> Any:
+        if kwargs.get("adapter_names") is None or is_compiling() or not is_compiled(model):
+            return module.__call__(model, *args, **kwargs)
+        return _through_graph(model, module.__call__, args, kwargs)
+
+    return call
+
+
+def compiled_call_with_adapter_names(original: Method) -> Method:
+    """Return `original`, how what torch.compile makes of a model is called, with `adapter_names`."""
+    module = torch.nn.Module
+
+    @functools.wraps(original)
+    def call(compiled: Any, *args: Any, **kwargs: Any) -> Any:
+        graphs = selected_graphs()
+        if graphs is Graphs.NONE:
+            return module.__call__(compiled, *args, **kwargs)  # upstream's own would warn of hooks, which a trace has
+        model = compiled._orig_mod
+        if graphs is Graphs.OPERATORS or kwargs.get("adapter_names") is None or not _takes_names(model):
+            return original(compiled, *args, **kwargs)
+
+        return _through_graph(model, lambda _, *args, **kwargs: call(compiled, *args, **kwargs), args, kwargs)
+
+    return call
+
+
+def _is_entry(model: Any) -> bool:
+    """Whether this is the call by which the running mixed call enters `model`; the next one is not."""
+    if _ENTERED.get() is not model:
+        return False
+    _ENTERED.set(None)
+    return True
+
+
+def _takes_names(model: Any) -> bool:
+    import peft
+
+    return isinstance(model, (peft.PeftModel, peft.PeftMixedModel)) or has_adapters(model)
+
+
+def _through_graph(model: Any, call: Method, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    """Run a mixed call on `model`, which `call` runs compiled, as a whole."""
+    names = kwargs["adapter_names"]
+    given = {key: value for key, value in kwargs.items() if key != "adapter_names"}
+
+    @functools.wraps(type(model).forward)
+    def forward(model: Any, *args: Any, **kwargs: Any) -> Any:
+        token = _ENTERED.set(model)
+        try:
+            return call(model, *args, **kwargs)
+        finally:
+            _ENTERED.reset(token)
+
+    return _uncompiled(_call)(forward, run_forward, model, args, given, names, True)
 
 
 def own_call_with_adapter_names() -> Method:
@@ -101,8 +164,8 @@ def _no_adapters(model: Any) -> str:
     )
 
 
-def _call(original: Method, run: Run, model: Any, args: Sequence[Any], kwargs: Mapping[str, Any], names: Any) -> Any:
-    batch = resolve(model, names)
+def _call(original: Method, run: Run, model: Any, args: Sequence[Any], kwargs: Mapping[str, Any], names: Any, is_compiled: bool = False) -> Any:
+    batch = resolve(model, names, is_compiled)
     if batch.is_training:
         check_training(batch, generates=run is run_generate)
     given = dict(kwargs)
@@ -118,6 +181,8 @@ def _call(original: Method, run: Run, model: Any, args: Sequence[Any], kwargs: M
         if per_sample:
             return run_per_sample(function, batch, inputs, owners)
         if len(batch.groups) == 1:
+            if run is run_forward:
+                return run_one_adapter(function, batch, inputs, owners)
             return run_plain(function, batch, inputs)
         return run(function, batch, inputs, owners)
 
