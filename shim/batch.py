@@ -62,11 +62,8 @@ class MixedBatch:
         return Selection(self.model, adapter, held, trains=trains, graphs=compiled)
 
 
-def resolve(model: Any, adapter_names: Any, is_compiled: bool = False) -> MixedBatch:
+def resolve(model: Any, adapter_names: Any) -> MixedBatch:
     """Check `adapter_names` against `model` and return the batch.
-
-    Args:
-        is_compiled: whether the call comes through a graph of the whole model.
 
     Raises:
         AdapterNamesError: not a list or tuple of names, or empty.
@@ -77,10 +74,10 @@ def resolve(model: Any, adapter_names: Any, is_compiled: bool = False) -> MixedB
     _check_loaded(model, names)
     _check_methods(model, names)
     layers = layers_in_evaluation(model, set(names))
-    in_evaluation = None
+    in_evaluation, compiled = None, False
     if layers is None:
         modules = list(walk(model, set(names)))
-        is_compiled = _is_compiled(modules) or is_compiled
+        compiled = _is_compiled(modules)
         if model.training:
             in_evaluation = tuple(found.name for found in modules if not found.module.training)
             if len(set(names)) > 1:
@@ -93,7 +90,7 @@ def resolve(model: Any, adapter_names: Any, is_compiled: bool = False) -> MixedB
     for row, name in enumerate(names):
         rows.setdefault(name, []).append(row)
     groups = tuple(Group(name, tuple(r)) for name, r in rows.items())
-    return MixedBatch(model, names, groups, layers, in_evaluation, is_compiled)
+    return MixedBatch(model, names, groups, layers, in_evaluation, compiled)
 
 
 def is_row_wise(config: Any) -> bool:

@@ -8,6 +8,7 @@ import threading
 import weakref
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import replace
 from typing import Any, Callable, Iterator, Mapping, Sequence
 
 import torch
@@ -114,7 +115,8 @@ def _through_graph(model: Any, call: Method, args: Sequence[Any], kwargs: Mappin
         finally:
             _ENTERED.reset(token)
 
-    return _uncompiled(_call)(forward, run_forward, model, args, given, names, True)
+    forward.is_compiled = True  # type: ignore[attr-defined]
+    return _uncompiled(_call)(forward, run_forward, model, args, given, names)
 
 
 def own_call_with_adapter_names() -> Method:
@@ -164,8 +166,10 @@ def _no_adapters(model: Any) -> str:
     )
 
 
-def _call(original: Method, run: Run, model: Any, args: Sequence[Any], kwargs: Mapping[str, Any], names: Any, is_compiled: bool = False) -> Any:
-    batch = resolve(model, names, is_compiled)
+def _call(original: Method, run: Run, model: Any, args: Sequence[Any], kwargs: Mapping[str, Any], names: Any) -> Any:
+    batch = resolve(model, names)
+    if getattr(original, "is_compiled", False):
+        batch = replace(batch, is_compiled=True)
     if batch.is_training:
         check_training(batch, generates=run is run_generate)
     given = dict(kwargs)

@@ -20,12 +20,13 @@ from shim.graphs import Outside
 from shim.modules import base_layer_of
 
 _Promise = Tuple[Tuple[int, ...], torch.dtype]
+_Known = Tuple[Tuple[torch.Tensor, int], Hashable]
 
 _ATTRIBUTE = "_shim_operator"
 _LOCK = threading.Lock()
 _NUMBERS = itertools.count()
 _LAYERS: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
-_KNOWN: weakref.WeakKeyDictionary[Any, Tuple[torch.Tensor, int]] = weakref.WeakKeyDictionary()
+_KNOWN: weakref.WeakKeyDictionary[Any, _Known] = weakref.WeakKeyDictionary()
 _KINDS: Dict[Hashable, int] = {}
 _OF_KIND: Dict[int, weakref.WeakSet[Any]] = {}
 _PROMISES: Dict[Hashable, _Promise] = {}
@@ -34,22 +35,21 @@ _PROMISES: Dict[Hashable, _Promise] = {}
 def prepare(layers: Iterable[Any]) -> None:
     """Give each layer the two things that the operator is called with: which layer it is, and what its output is like.
 
-    Which one is a tensor, so that layers that are alike share a graph; a copy of a layer is told from it here.
+    Which one is a tensor, so that layers that are alike share a graph. A copy of a layer is told from it here, and one
+    that was cast or moved from what it was.
+
+    Raises:
+        Unroutable: the output of a layer cannot be known without running it.
     """
-    _define()
+    with _LOCK:
+        _define()
     for layer in layers:
         known = _KNOWN.get(layer)
-        if known is None:
+        if known is None or known[1] != _state_of(layer):
             with _LOCK:
-                known = _KNOWN[layer] = _new(layer)
-        if vars(layer).get(_ATTRIBUTE) is not known:
-            vars(layer)[_ATTRIBUTE] = known
-
-
-def forget(layers: Iterable[Any]) -> None:
-    """Take back what `prepare` gave."""
-    for layer in layers:
-        vars(layer).pop(_ATTRIBUTE, None)
+                known = _KNOWN[layer] = (_new(layer), _state_of(layer))
+        if vars(layer).get(_ATTRIBUTE) is not known[0]:
+            vars(layer)[_ATTRIBUTE] = known[0]
 
 
 def call(layer: Any, args: Tuple[Any, ...], kwargs: Dict[str, Any]) -> torch.Tensor:
@@ -166,13 +166,40 @@ def _base_of(layer: Any) -> Any:
     return base if base_layer_of(base) is None else _base_of(base)
 
 
+def _state_of(layer: Any) -> Hashable:
+    """Return what a base layer's output may hang on that changes when it is cast, moved or made larger."""
+    held = vars(_base_of(layer))["_parameters"].values()
+    return tuple((value.shape, value.dtype, value.device) for value in held if value is not None)
+
+
+def _check_plain(base: Any) -> None:
+    """Check that a copy of `base` can be run on fakes, and that running it changes nothing of `base`.
+
+    Raises:
+        Unroutable: a part is run by somebody's hook, as accelerate's, or its weights are more than tensors of numbers.
+    """
+    for name, module in base.named_modules():
+        where = f"{type(base).__name__}{'.' if name else ''}{name}"
+        if "forward" in vars(module):
+            raise Unroutable(f"the forward of a {where} was replaced")
+        for value in (*vars(module)["_parameters"].values(), *vars(module)["_buffers"].values()):
+            if value is None:
+                continue
+            plain = type(value) in (torch.Tensor, torch.nn.Parameter)
+            if not plain or (value.dim() > 1 and not value.is_floating_point()):
+                raise Unroutable(f"the weights of a {where} are quantised, or of a kind that is not known")
+
+
 def _new(layer: Any) -> Tuple[torch.Tensor, int]:
+    base = _base_of(layer)
+    _check_plain(base)
+    for alike in _OF_KIND.values():
+        alike.discard(layer)
     number = next(_NUMBERS)
     _LAYERS[number] = layer
-    base = _base_of(layer)
     held = (*base.named_parameters(), *base.named_buffers())
     about = (type(layer), type(base), repr(base), tuple((name, v.shape, v.dtype, v.device) for name, v in held))
     kind = _KINDS.setdefault(about, len(_KINDS))
     _OF_KIND.setdefault(kind, weakref.WeakSet()).add(layer)
     with torch.inference_mode(False):
-        return torch.tensor(number), kind
+        return torch.tensor(number, device="cpu"), kind

@@ -12,7 +12,7 @@ import threading
 import warnings
 import weakref
 from dataclasses import replace
-from typing import Any, Callable, Dict, List, Tuple
+from typing import Any, Callable, Dict, List, Optional, Tuple
 
 import torch
 
@@ -74,18 +74,20 @@ def run_by_graphs(function: Callable[..., Any], inputs: Inputs, plan: Plan, grou
         NoGraph: they cannot serve it; nothing was changed.
     """
     model = groups.batch.model
-    if any(failed is plan for failed in _FAILED.get(model, ())):
-        raise NoGraph("they did not serve an earlier call like this")
-    try:
-        _check(plan)
-        with failure_leaves_no_trace(model, inputs.caches()):
-            return _run(function, inputs, plan, groups)
-    except (Unroutable, PlanChanged, NoGraph, *_errors_of_dynamo()) as error:
-        if not torch.is_grad_enabled() and not torch._C._is_any_autocast_enabled():
-            with _LOCK:  # these hang on the moment, not on the plan
+    reason = _unfit_now(groups.batch)
+    if reason is None and any(failed is plan for failed in _FAILED.get(model, ())):
+        reason = "graphs did not serve an earlier call like this"
+    if reason is None:
+        try:
+            _check(plan)
+            with failure_leaves_no_trace(model, inputs.caches()):
+                return _run(function, inputs, plan, groups)
+        except (Unroutable, PlanChanged, NoGraph, *_errors_of_dynamo()) as error:
+            reason = str(error)
+            with _LOCK:
                 _FAILED.setdefault(model, []).append(plan)
-        _tell(model, str(error))
-        raise NoGraph(str(error)) from error
+    _tell(model, reason)
+    raise NoGraph(reason)
 
 
 def _run(function: Callable[..., Any], inputs: Inputs, plan: Plan, groups: RowGroups) -> Any:
@@ -97,16 +99,21 @@ def _run(function: Callable[..., Any], inputs: Inputs, plan: Plan, groups: RowGr
     return output
 
 
+def _unfit_now(batch: MixedBatch) -> Optional[str]:
+    """Return why graphs can serve no call at all in the present mode; None where they can."""
+    if torch.is_grad_enabled():
+        return "gradients are enabled; call it under torch.no_grad() or torch.inference_mode()"
+    if batch.is_training:
+        return "the model is in training mode, whose chance graphs draw otherwise; call model.eval()"
+    return "autocast is enabled, which graphs run without" if torch._C._is_any_autocast_enabled() else None
+
+
 def _check(plan: Plan) -> None:
-    """Check that graphs can serve a call by `plan` now.
+    """Check that graphs can serve calls by `plan`.
 
     Raises:
         NoGraph: they cannot.
     """
-    if torch.is_grad_enabled():
-        raise NoGraph("gradients are enabled; call it under torch.no_grad() or torch.inference_mode()")
-    if torch._C._is_any_autocast_enabled():
-        raise NoGraph("autocast is enabled, which graphs run without")
     calls: Dict[str, Tuple[Any, ...]] = {}
     for call in plan.calls:
         if call.lifted:
@@ -125,7 +132,7 @@ def _tell(model: Any, reason: str) -> None:
     """Say once of a model that its mixed batches run uncompiled."""
     if model not in _WARNED:
         _WARNED.add(model)
-        brief = reason.strip().split("\n")[0]
+        brief = " ".join(reason.split())[:300]
         warnings.warn(
             f"a mixed batch runs uncompiled: {brief}. Its rows are right; other calls of this model may run so without "
             "another warning",

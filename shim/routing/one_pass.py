@@ -10,8 +10,8 @@ from shim.batch import MixedBatch, is_row_wise, method_of
 from shim.errors import Unroutable
 from shim.no_trace import failure_leaves_no_trace
 from shim.prompts import is_chosen_at_the_model
-from shim.routing.inputs import Inputs, check_known
 from shim.routing.graph_replay import NoGraph, run_by_graphs
+from shim.routing.inputs import Inputs, check_known
 from shim.routing.layers import RowGroups
 from shim.routing.owners import BY_ADAPTERS
 from shim.routing.plan import Plan

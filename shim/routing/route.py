@@ -39,7 +39,7 @@ def run_forward(function: Callable[..., Any], batch: MixedBatch, inputs: Inputs,
 
 
 def run_one_adapter(function: Callable[..., Any], batch: MixedBatch, inputs: Inputs, owners: Owners) -> Any:
-    """Run a batch with one distinct name by `function`, a forward: where graphs may serve it, by those of every list."""
+    """Run a batch with one distinct name by `function`, a forward: by the graphs of every list, where they may."""
     if batch.is_compiled and not torch.is_grad_enabled():
         with suppress(Unroutable, RefusedError):
             return run_one_pass(function, batch, inputs, owners)
