@@ -8,6 +8,7 @@ from typing import Any, Dict, FrozenSet, List, Optional, Sequence, Tuple
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
+from shim import graphs
 from shim.errors import AdapterNamesError, RefusedError, UnknownAdapterError
 from shim.modules import Found, Layers, is_compiled, layer_kinds, layers_in_evaluation, walk
 from shim.selection import BASE, Selection
@@ -45,6 +46,8 @@ class MixedBatch:
     layers: Layers
     in_evaluation: Optional[Tuple[str, ...]] = None
     """For a model in training mode, its modules that are not; None for one in evaluation mode."""
+    is_compiled: bool = False
+    """Whether torch.compile has made graphs of a part of the model, or of all of it."""
 
     @property
     def is_training(self) -> bool:
@@ -54,7 +57,9 @@ class MixedBatch:
     def selection(self, adapter: str) -> Selection:
         """Return what the layers of the model should see while they run `adapter`."""
         held = {id(layer): holds(layer, adapter) for _, layer in self.layers}
-        return Selection(self.model, adapter, held, trains=self.is_training and torch.is_grad_enabled())
+        compiled = graphs.Graphs.NONE if self.is_compiled else graphs.Graphs.NO_MATTER
+        trains = self.is_training and torch.is_grad_enabled()
+        return Selection(self.model, adapter, held, trains=trains, graphs=compiled)
 
 
 def resolve(model: Any, adapter_names: Any) -> MixedBatch:
@@ -69,10 +74,10 @@ def resolve(model: Any, adapter_names: Any) -> MixedBatch:
     _check_loaded(model, names)
     _check_methods(model, names)
     layers = layers_in_evaluation(model, set(names))
-    in_evaluation = None
+    in_evaluation, compiled = None, False
     if layers is None:
         modules = list(walk(model, set(names)))
-        _check_compiled(modules)
+        compiled = _is_compiled(modules)
         if model.training:
             in_evaluation = tuple(found.name for found in modules if not found.module.training)
             if len(set(names)) > 1:
@@ -84,7 +89,8 @@ def resolve(model: Any, adapter_names: Any) -> MixedBatch:
     rows: Dict[str, List[int]] = {}
     for row, name in enumerate(names):
         rows.setdefault(name, []).append(row)
-    return MixedBatch(model, names, tuple(Group(name, tuple(r)) for name, r in rows.items()), layers, in_evaluation)
+    groups = tuple(Group(name, tuple(r)) for name, r in rows.items())
+    return MixedBatch(model, names, groups, layers, in_evaluation, compiled)
 
 
 def is_row_wise(config: Any) -> bool:
@@ -165,13 +171,20 @@ def _check_methods(model: Any, names: Tuple[str, ...]) -> None:
             raise RefusedError(f"adapter {adapter!r} {reason}. Run its rows in a call of their own instead")
 
 
-def _check_compiled(modules: List[Found]) -> None:
-    for found in modules:
-        if is_compiled(found.module):
-            raise RefusedError(
-                f"{found.name or 'the model'} is compiled (torch.compile), and its graph keeps the adapter that it "
-                "was traced with. Pass the uncompiled model for mixed batches"
-            )
+def _is_compiled(modules: List[Found]) -> bool:
+    """Whether torch.compile has made a graph of one of the modules.
+
+    Raises:
+        RefusedError: one has, on a torch whose graphs would be wrong.
+    """
+    compiled = [found.name for found in modules if is_compiled(found.module)]
+    if compiled and not graphs.can_serve():
+        raise RefusedError(
+            f"{compiled[0] or 'the model'} is compiled (torch.compile), and its graph keeps the adapter that it "
+            f"was traced with on torch {torch.__version__}. Pass the uncompiled model for mixed batches, or use "
+            "torch 2.6 or newer"
+        )
+    return bool(compiled)
 
 
 def _check_state(layers: Layers) -> None:

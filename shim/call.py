@@ -7,29 +7,33 @@ import sys
 import threading
 import weakref
 from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import replace
 from typing import Any, Callable, Iterator, Mapping, Sequence
 
 import torch
 
 from shim.batch import MixedBatch, resolve
 from shim.errors import AdapterNamesError
-from shim.modules import base_model_of, has_adapters
+from shim.graphs import Graphs
+from shim.modules import base_model_of, has_adapters, is_compiled
 from shim.no_trace import failure_leaves_no_trace
 from shim.prompts import method_of_model
 from shim.ranks import ranks_of
 from shim.routing.inputs import Inputs, check_owners, check_sample_count, parameter_names
-from shim.routing.route import run_forward, run_generate
+from shim.routing.route import run_forward, run_generate, run_one_adapter
 from shim.routing.sampling import check_generators, drawing_from
 from shim.routing.split import run_per_sample, run_plain
 from shim.routing.together import check_together, run_together
 from shim.routing.trace import Owners
-from shim.selection import is_selected, select
+from shim.selection import is_compiling, is_selected, select, selected_graphs
 from shim.training import check_training
 
 Method = Callable[..., Any]
 Run = Callable[[Callable[..., Any], MixedBatch, Inputs, Owners], Any]
 
 _LOCK = threading.Lock()
+_ENTERED: ContextVar[Any] = ContextVar("shim_entered", default=None)
 _EXCLUSIVE: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
 
 
@@ -48,12 +52,73 @@ def _with_adapter_names(original: Method, run: Run) -> Method:
     def method(model: Any, *args: Any, adapter_names: Any = None, **kwargs: Any) -> Any:
         if adapter_names is not None:
             return _uncompiled(_call)(original, run, model, args, kwargs, adapter_names)
-        if is_selected():  # a call inside another call's hooks is a call of its own
+        if is_selected() and not _is_entry(model):  # a call inside another call's hooks is a call of its own
             with select(None):
                 return original(model, *args, **kwargs)
         return original(model, *args, **kwargs)
 
     return method
+
+
+def call_with_adapter_names() -> Method:
+    """Return how a PEFT model is called: where it is compiled as a whole, names are seen before dynamo sees them."""
+    module = torch.nn.Module
+
+    def call(model: Any, *args: Any, **kwargs: Any) -> Any:
+        if kwargs.get("adapter_names") is None or is_compiling() or not is_compiled(model):
+            return module.__call__(model, *args, **kwargs)
+        return _through_graph(model, module.__call__, args, kwargs)
+
+    return call
+
+
+def compiled_call_with_adapter_names(original: Method) -> Method:
+    """Return `original`, how what torch.compile makes of a model is called, with `adapter_names`."""
+    module = torch.nn.Module
+
+    @functools.wraps(original)
+    def call(compiled: Any, *args: Any, **kwargs: Any) -> Any:
+        graphs = selected_graphs()
+        if graphs is Graphs.NONE:
+            return module.__call__(compiled, *args, **kwargs)  # upstream's own would warn of hooks, which a trace has
+        model = compiled._orig_mod
+        if graphs is Graphs.OPERATORS or kwargs.get("adapter_names") is None or not _takes_names(model):
+            return original(compiled, *args, **kwargs)
+
+        return _through_graph(model, lambda _, *args, **kwargs: call(compiled, *args, **kwargs), args, kwargs)
+
+    return call
+
+
+def _is_entry(model: Any) -> bool:
+    """Whether this is the call by which the running mixed call enters `model`; the next one is not."""
+    if _ENTERED.get() is not model:
+        return False
+    _ENTERED.set(None)
+    return True
+
+
+def _takes_names(model: Any) -> bool:
+    import peft
+
+    return isinstance(model, (peft.PeftModel, peft.PeftMixedModel)) or has_adapters(model)
+
+
+def _through_graph(model: Any, call: Method, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    """Run a mixed call on `model`, which `call` runs compiled, as a whole."""
+    names = kwargs["adapter_names"]
+    given = {key: value for key, value in kwargs.items() if key != "adapter_names"}
+
+    @functools.wraps(type(model).forward)
+    def forward(model: Any, *args: Any, **kwargs: Any) -> Any:
+        token = _ENTERED.set(model)
+        try:
+            return call(model, *args, **kwargs)
+        finally:
+            _ENTERED.reset(token)
+
+    forward.is_compiled = True  # type: ignore[attr-defined]
+    return _uncompiled(_call)(forward, run_forward, model, args, given, names)
 
 
 def own_call_with_adapter_names() -> Method:
@@ -115,6 +180,8 @@ def _prepared(
 ) -> Callable[[], Any]:
     """Check a call and return what runs it."""
     batch = resolve(model, names)
+    if getattr(original, "is_compiled", False):
+        batch = replace(batch, is_compiled=True)
     if batch.is_training:
         check_training(batch, generates=run is run_generate)
     given = dict(kwargs)
@@ -126,23 +193,30 @@ def _prepared(
     check_sample_count(batch, inputs, owners)
     generators = () if seeds is None else check_generators(seeds, len(batch.names), _device(inputs))
     function = method_of_model(model, original, "forward" if run is run_forward else "generate")
-    together = ranks is not None and ranks.by_data
-    if together:
-        check_together(generates=run is run_generate, per_sample=bool(per_sample))
+    if ranks is not None:
+        ranks.check_uncompiled(batch)
+        if ranks.by_data:
+            check_together(generates=run is run_generate, per_sample=bool(per_sample))
+    run = run_per_sample if per_sample else run
+    return functools.partial(_start, run, function, batch, inputs, owners, ranks, generators)
 
-    def start() -> Any:
-        if ranks is not None:
-            ranks.expect_alike(batch, inputs)
-        with drawing_from(generators), _exclusive(batch), failure_leaves_no_trace(model, inputs.caches()):
-            if per_sample:
-                return run_per_sample(function, batch, inputs, owners)
-            if together:
-                return run_together(function, batch, inputs, owners, ranks)
-            if len(batch.groups) == 1:
-                return run_plain(function, batch, inputs)
+
+def _start(
+    run: Run, function: Callable[..., Any], batch: MixedBatch, inputs: Inputs, owners: Owners, ranks: Any, seeds: Any
+) -> Any:
+    """Run a call that was checked, leaving no trace where it fails."""
+    if ranks is not None:
+        ranks.expect_alike(batch, inputs)
+    with drawing_from(seeds), _exclusive(batch), failure_leaves_no_trace(batch.model, inputs.caches()):
+        if run is run_per_sample:
+            return run_per_sample(function, batch, inputs, owners)
+        if ranks is not None and ranks.by_data:
+            return run_together(function, batch, inputs, owners, ranks)
+        if len(batch.groups) > 1:
             return run(function, batch, inputs, owners)
-
-    return start
+        if run is run_forward:
+            return run_one_adapter(function, batch, inputs, owners)
+        return run_plain(function, batch, inputs)
 
 
 def _signature(model: Any, original: Method, run: Run) -> Sequence[str]:

@@ -61,6 +61,18 @@ class Ranks:
                 raise RefusedError(f"rank {rank} of those that share this model's weights was refused ({text})")
         return result
 
+    def check_uncompiled(self, batch: MixedBatch) -> None:
+        """Check that nothing of the model is compiled, whose graphs have not been shown to keep the ranks in step.
+
+        Raises:
+            RefusedError: something is.
+        """
+        if batch.is_compiled:
+            raise RefusedError(
+                "the model is both compiled (torch.compile) and sharded over ranks, under which no mixed batch has "
+                "been shown to be exact. Pass the uncompiled model, or run one adapter a call without names"
+            )
+
     def expect_alike(self, batch: MixedBatch, inputs: Inputs) -> None:
         """Check what must be the same on all ranks.
 

@@ -18,6 +18,8 @@ from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Tuple
 import torch
 
 from shim.errors import RefusedError
+from shim.graphs import Graphs
+from shim.kernels import opaque
 
 BASE = "__base__"
 
@@ -47,7 +49,7 @@ class Selection:
     `holds` maps the id of each adapter layer of `model` to whether that layer has weights for `adapter`. A
     layer that is not in it belongs to another model (an assistant, a reward model) and keeps its own state.
     `route`, where there is one, runs the layers in place of their own forward: each row under its own adapter.
-    `trains`: whether the call is one of training, with gradients.
+    `trains`: whether the call is one of training, with gradients. `graphs`: what the compiled parts of the model do.
     """
 
     model: Any
@@ -55,6 +57,7 @@ class Selection:
     holds: Mapping[int, bool]
     route: Optional[Route] = None
     trains: bool = False
+    graphs: Graphs = Graphs.NO_MATTER
 
 
 _CURRENT: ContextVar[Optional[Selection]] = ContextVar("shim_selection", default=None)
@@ -72,12 +75,12 @@ def select(selection: Optional[Selection]) -> Iterator[None]:
 
 def is_selected() -> bool:
     """Whether the running call has a selection."""
-    return not _is_compiling() and _CURRENT.get() is not None
+    return not is_compiling() and _CURRENT.get() is not None
 
 
 def selected() -> Optional[Selection]:
     """Return the selection of the running call; None where it has none."""
-    return None if _is_compiling() else _CURRENT.get()
+    return None if is_compiling() else _CURRENT.get()
 
 
 def selected_adapter() -> Optional[str]:
@@ -86,18 +89,37 @@ def selected_adapter() -> Optional[str]:
     return None if selection is None else selection.adapter
 
 
+def selected_graphs() -> Graphs:
+    """Return what the compiled parts of a model are to do now."""
+    selection = _CURRENT.get()
+    return Graphs.NO_MATTER if selection is None else selection.graphs
+
+
+def _is_graph_of_mixed_calls() -> bool:
+    """Whether dynamo traces a graph for mixed calls; it takes the answer for a constant.
+
+    That is right since it guards `MixedCall`, which is on the stack then and in no other call.
+    """
+    return selected_graphs() is Graphs.OPERATORS
+
+
+_is_graph_of_mixed_calls._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
 def routed(original: Callable[..., Any]) -> Callable[..., Any]:
     """Return `original`, a layer's forward, which leaves the work to the route of the running call, if any."""
 
     @functools.wraps(original)
     def forward(layer: Any, *args: Any, **kwargs: Any) -> Any:
-        if not _is_compiling():
+        if not is_compiling():
             selection = _CURRENT.get()
             if selection is not None and id(layer) in selection.holds:
                 if selection.trains and not torch.is_grad_enabled():
                     _refuse_without_gradients(layer)
                 if selection.route is not None:
                     return selection.route.run_layer(layer, original, args, kwargs)
+        elif _is_graph_of_mixed_calls():
+            return opaque.call(layer, args, kwargs)
         return original(layer, *args, **kwargs)
 
     forward.is_routed = True  # type: ignore[attr-defined]
@@ -121,7 +143,7 @@ def _refuse_without_gradients(layer: Any) -> None:
 
 def is_routed_by(route: Route) -> bool:
     """Whether the running call's layers are run by `route`."""
-    selection = None if _is_compiling() else _CURRENT.get()
+    selection = None if is_compiling() else _CURRENT.get()
     return selection is not None and selection.route is route
 
 
@@ -146,9 +168,8 @@ def layer_property(original: property, answer: Callable[[Selection, bool], Any])
     stored: Any = original.fget
 
     def get(layer: Any) -> Any:
-        # torch.compile traces plain calls only (a mixed call through a compiled module is refused), and a
-        # ContextVar would break its graph.
-        if not _is_compiling():
+        # torch.compile traces plain calls, and mixed ones up to their layers; a ContextVar would break its graph.
+        if not is_compiling():
             selection = _CURRENT.get()
             if selection is not None:
                 holds = selection.holds.get(id(layer))
@@ -194,7 +215,7 @@ def model_active_adapter() -> property:
 
 
 def _get_active_adapter(model: Any) -> Any:
-    if not _is_compiling():
+    if not is_compiling():
         selection = _CURRENT.get()
         if selection is not None and selection.model is model and selection.adapter != BASE:
             return selection.adapter
@@ -231,7 +252,10 @@ def _read_by_dynamo(getter: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
 def _compiling_test() -> Callable[[], bool]:
     """Return what tells whether torch.compile is tracing; dynamo takes it for a constant."""
-    # torch.compiler.is_compiling is absent in 2.2 and there in 2.4; before, dynamo has its own.
+    # Not is_compiling, which torch 2.13 has say yes to all threads while one compiles: their calls lost their names.
+    # Breakpoint: absent in torch 2.2 and there in 2.4; before, dynamo has its own.
+    if hasattr(torch, "compiler") and hasattr(torch.compiler, "is_dynamo_compiling"):
+        return torch.compiler.is_dynamo_compiling
     # Breakpoint: pytorch/pytorch#90329, torch 2.0
     if hasattr(torch, "compiler") and hasattr(torch.compiler, "is_compiling"):
         return torch.compiler.is_compiling
@@ -240,4 +264,4 @@ def _compiling_test() -> Callable[[], bool]:
     return bool
 
 
-_is_compiling = _compiling_test()
+is_compiling = _compiling_test()

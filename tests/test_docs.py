@@ -12,6 +12,7 @@ import conformance.__main__
 import shim
 import shim.__main__
 import tests.faults.call_faults
+import tests.faults.compiled_faults
 import tests.faults.engine_faults
 import tests.faults.one_pass_faults
 import tests.faults.split_faults

@@ -1,18 +1,74 @@
-"""Chapter Engines: what a mixed batch is in other precisions than float64 (E4)."""
+"""Chapter Engines: a mixed batch through torch.compile (E1), and in other precisions than float64 (E4)."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Dict, Tuple
+from typing import TYPE_CHECKING, Any, Dict, List, Tuple
 
 from conformance.case import Case
 from conformance.checks.check import check, has_rows
-from conformance.compare import Evidence, Inapplicable, compare_in_low_precision, low_precision_error, separation_of
+from conformance.compare import (
+    Evidence,
+    Inapplicable,
+    Mismatch,
+    compare_in_low_precision,
+    low_precision_error,
+    separation_of,
+)
 from conformance.models.precision import cast, default_dtype
 from conformance.outputs import Tensors, tensors_of
 from conformance.scenarios import BASE, Draws
 
 if TYPE_CHECKING:
     from conformance.models import Model
+
+
+def _is_compiled_here(model: Model) -> bool:
+    """Whether the check compiles the model: a few that dynamo takes whole, since it costs seconds."""
+    return has_rows(model) and bool({"causal-lm", "integer"} & model.tags) and "experts" not in model.tags
+
+
+@check("E1", draws=Draws(adapters=(1, 2), rows=(2, 3), saved="none"), applies=_is_compiled_here, quick=False)
+def a_compiled_model_gives_each_row_its_own_run_by_one_graph(case: Case) -> Evidence:
+    """Are rows right through torch.compile, after a plain call too, by one full graph for every list of names?"""
+    import torch
+
+    if not hasattr(torch, "compiler") or not hasattr(torch.compiler, "set_stance"):
+        raise Inapplicable("dynamo guards no function modes before torch 2.6")
+    graphs: List[Any] = []
+
+    def backend(graph: Any, _: Any) -> Any:
+        graphs.append(graph)
+        return graph
+
+    names = list(case.rows)
+    torch._dynamo.reset()
+    try:
+        base = case.peft_model.get_base_model()
+        base.forward = torch.compile(base.forward, backend=backend, fullgraph=True)
+        _compile_for_plain_calls(case)
+        evidence, made = Evidence(), [len(graphs)]
+        for some in (names, names[::-1], [names[0]] * len(names)):
+            evidence += case.expect_rows(case.mixed(some), some)
+            made.append(len(graphs))
+    finally:
+        torch._dynamo.reset()
+    if made != [made[0], made[0] + 1, made[0] + 1, made[0] + 1]:
+        raise Mismatch(f"after a plain call and three lists of names there were {made} graphs, but should be one more")
+    return evidence
+
+
+def _compile_for_plain_calls(case: Case) -> None:
+    """Run the compiled model without names, so that there is a graph that must not answer.
+
+    Raises:
+        Inapplicable: dynamo makes no full graph of this model.
+    """
+    import torch
+
+    try:
+        case.plain()
+    except torch._dynamo.exc.Unsupported as error:
+        raise Inapplicable(f"dynamo makes no full graph of the model: {str(error).splitlines()[0]}") from error
 
 
 def _is_continuous(model: Model) -> bool:

@@ -41,6 +41,7 @@ _ACTIVE = "the_names_are_used_whatever_is_active"
 _TUNERS = "no_tuner_ignores_the_names"
 _THREADS = "threads_do_not_affect_each_other"
 _COMPILED = "a_generate_that_compiles_itself_gives_the_rows_own_tokens"
+_COMPILED_MODEL = "a_compiled_model_gives_each_row_its_own_run_by_one_graph"
 _OWN = "a_models_own_adapters_give_each_row_its_own_run"
 _OWN_TOKENS = "a_models_own_adapters_generate_each_rows_own_tokens"
 _OWN_SWITCHING = "a_models_own_adapters_stay_right_after_switching_and_deleting"
@@ -301,6 +302,13 @@ DEFECTS: Tuple[Defect, ...] = (
         "none yet; huggingface/transformers#34923 (4.47) brought get_compiled_call",
         {**_HOOKS, "transformers": ">=4.53"},
         (Sighting((_COMPILED,), _compiles_since_4_53, r"generated \["),),
+    ),
+    Defect(
+        "compiled_models",
+        "a model that a plain call compiled gives every row the active adapter: dynamo guards no hooks of its layers",
+        "none yet; huggingface/peft#1558 (0.10.0)",
+        {**_HOOKS, "torch": ">=2.6"},
+        (Sighting((_COMPILED_MODEL,), _every, r"differs by"),),
     ),
     Defect(
         "names_for_a_models_own_adapters",

@@ -17,7 +17,7 @@ def replacements() -> Sequence[Replacement]:
     """Let layers leave their rows to the call and ask it for their adapter, and models take `adapter_names`."""
     from shim import recompute
 
-    return [*_layer_properties(), *_model_methods(), *recompute.replacements()]
+    return [*_layer_properties(), *_model_methods(), *_compiled(), *recompute.replacements()]
 
 
 def _layer_properties() -> Iterator[Replacement]:
@@ -50,6 +50,20 @@ def _model_methods() -> Iterator[Replacement]:
     if "generate" not in vars(peft.PeftModel):
         # Breakpoint: huggingface/peft#1558, peft 0.10.0; before, the base model's generate is found by __getattr__.
         yield Replacement.by(peft.PeftModel, "generate", generate_with_adapter_names(_generate))
+
+
+def _compiled() -> Iterator[Replacement]:
+    """Let names through to a model that torch.compile has made graphs of as a whole."""
+    import peft
+
+    from shim import graphs
+    from shim.call import call_with_adapter_names, compiled_call_with_adapter_names
+    from shim.selection import selected_graphs
+
+    if graphs.can_serve():
+        for cls in (peft.PeftModel, peft.PeftMixedModel):
+            yield Replacement.by(cls, "__call__", call_with_adapter_names())
+        yield from graphs.replacements(compiled_call_with_adapter_names, selected_graphs)
 
 
 def _generate(self: Any, *args: Any, **kwargs: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any, Callable
 
 from shim import policy
@@ -9,6 +10,7 @@ from shim.batch import MixedBatch, is_row_wise, method_of
 from shim.errors import Unroutable
 from shim.no_trace import failure_leaves_no_trace
 from shim.prompts import is_chosen_at_the_model
+from shim.routing.graph_replay import NoGraph, run_by_graphs
 from shim.routing.inputs import Inputs, check_known
 from shim.routing.layers import RowGroups
 from shim.routing.owners import BY_ADAPTERS
@@ -58,10 +60,22 @@ def run_one_pass(
             with failure_leaves_no_trace(batch.model, inputs.caches()):
                 if plan.by_data == BY_ADAPTERS:
                     return run_live(function, inputs, plan, groups, rows, owners)
-                return run_planned(function, inputs, plan, groups)
+                return _run_planned(function, inputs, plan, groups)
         except PlanChanged as changed:
             last = changed
     raise Unroutable(f"the forward takes another path under the adapters: {last}")
+
+
+def _run_planned(function: Callable[..., Any], inputs: Inputs, plan: Plan, groups: RowGroups) -> Any:
+    """Run the forward by `plan`, the compiled parts of the model by graphs where these serve.
+
+    Raises:
+        PlanChanged, Unroutable: see `Replay.run_layer`.
+    """
+    if groups.batch.is_compiled:
+        with suppress(NoGraph):
+            return run_by_graphs(function, inputs, plan, groups)
+    return run_planned(function, inputs, plan, groups)
 
 
 def decided_by_data(plan: Plan) -> str:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any, Callable
+
+import torch
 
 from shim import policy
 from shim.batch import MixedBatch
@@ -11,7 +14,7 @@ from shim.routing.generate_one_pass import run_one_pass_generate
 from shim.routing.generation import run_split_generate
 from shim.routing.inputs import Inputs
 from shim.routing.one_pass import NeedsLive, prefers_live, run_one_pass
-from shim.routing.split import run_split_forward
+from shim.routing.split import run_plain, run_split_forward
 from shim.routing.trace import Owners
 
 
@@ -33,6 +36,14 @@ def run_forward(function: Callable[..., Any], batch: MixedBatch, inputs: Inputs,
                 raise RefusedError(f"{refused} [in one pass: {reason}]") from reason
     except Unroutable as reason:
         return _fall_back(run_split_forward, function, batch, inputs, owners, reason)
+
+
+def run_one_adapter(function: Callable[..., Any], batch: MixedBatch, inputs: Inputs, owners: Owners) -> Any:
+    """Run a batch with one distinct name by `function`, a forward: by the graphs of every list, where they may."""
+    if batch.is_compiled and not torch.is_grad_enabled():
+        with suppress(Unroutable, RefusedError):
+            return run_one_pass(function, batch, inputs, owners)
+    return run_plain(function, batch, inputs)
 
 
 def run_generate(function: Callable[..., Any], batch: MixedBatch, inputs: Inputs, owners: Owners) -> Any:

@@ -8,6 +8,7 @@ import contextvars
 import pytest
 
 import tests.faults.call_faults
+import tests.faults.compiled_faults
 import tests.faults.engine_faults
 import tests.faults.one_pass_faults
 import tests.faults.split_faults

@@ -9,6 +9,7 @@ from peft.tuners.lora import layer as lora_layers
 from torch import nn
 
 import shim
+import shim.graphs
 from shim.batch import MixedBatch, holds, method_of, resolve
 from shim.modules import adapter_layers, layer_kinds
 from shim.selection import BASE
@@ -157,14 +158,16 @@ def test_an_unsupported_adapter_that_no_row_uses_does_not_matter(model):
 
 @pytest.mark.skipif(not hasattr(nn.Module, "compile"), reason="torch < 2.2 has no Module.compile")
 @pytest.mark.parametrize("path", ["", "base_model.model.first", "base_model.model.head"])
-def test_a_compiled_module_is_refused_by_name(model, path):
+def test_a_compiled_module_is_refused_by_name_where_dynamo_guards_too_little(model, path, monkeypatch):
+    monkeypatch.setattr(shim.graphs, "can_serve", lambda: False)
     model.get_submodule(path).compile(backend="eager")
     words = [path or "the model", "torch.compile", "uncompiled"]
     assert_refused(model, ["ann"], shim.RefusedError, *words)
 
 
 @pytest.mark.skipif(not hasattr(nn.Module, "compile"), reason="torch < 2.2 has no Module.compile")
-def test_a_wrapped_compiled_module_is_refused_by_name(model):
+def test_a_wrapped_compiled_module_is_refused_by_name_where_dynamo_guards_too_little(model, monkeypatch):
+    monkeypatch.setattr(shim.graphs, "can_serve", lambda: False)
     inner = model.get_base_model()
     inner.head = torch.compile(inner.head, backend="eager")
     assert_refused(model, ["ann"], shim.RefusedError, "head", "torch.compile")
@@ -173,7 +176,8 @@ def test_a_wrapped_compiled_module_is_refused_by_name(model):
 @pytest.mark.skipif(
     not hasattr(torch, "compiler"), reason="torch below 2.1 compiles nothing, or nothing on the Pythons of its cells"
 )
-def test_a_compiled_forward_is_refused_by_name(model):
+def test_a_compiled_forward_is_refused_by_name_where_dynamo_guards_too_little(model, monkeypatch):
+    monkeypatch.setattr(shim.graphs, "can_serve", lambda: False)
     head = model.get_base_model().head
     head.forward = torch.compile(head.forward, backend="eager")
     assert_refused(model, ["ann"], shim.RefusedError, "head", "torch.compile")

@@ -1,0 +1,20 @@
+"""Defects in what lets a mixed call go through the graphs of a compiled model."""
+
+import contextlib
+
+from shim.routing import graph_replay
+from tests.faults.planted import fault
+
+CHECK = "a_compiled_model_gives_each_row_its_own_run_by_one_graph"
+
+
+@fault("integers", CHECK)
+def the_graph_of_a_plain_call_answers(patch):
+    patch.setattr(graph_replay, "MixedCall", contextlib.nullcontext)
+    patch.setattr(graph_replay.UnorderedReplay, "finish", lambda replay: None)
+
+
+@fault("integers", CHECK)
+def every_list_of_names_has_a_graph_of_its_own(patch):
+    mode = graph_replay.MixedCall
+    patch.setattr(graph_replay, "MixedCall", lambda: type("OneCall", (mode,), {})())
