@@ -241,3 +241,8 @@ def _compiling_test() -> Callable[[], bool]:
 
 
 _is_compiling = _compiling_test()
+
+
+def is_compiling() -> bool:
+    """Whether torch.compile is tracing, or torch.export, which runs Python as it is while layers ask for nothing."""
+    return _is_compiling()
