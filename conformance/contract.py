@@ -212,7 +212,11 @@ CONTRACT: Tuple[Chapter, ...] = (
                 "`generate`.",
             ),
             Clause("E4", "float64, float32, bfloat16, float16, autocast."),
-            Clause("E5", "CUDA and CUDA graphs."),
+            Clause(
+                "E5",
+                "CUDA and CUDA graphs.",
+                "A mixed call under capture is refused: `tests/shim/engines/test_recording.py`.",
+            ),
             Clause("E6", "Gradient checkpointing."),
         ),
     ),

@@ -20,6 +20,7 @@ from shim.modules import base_model_of, has_adapters, is_compiled
 from shim.no_trace import failure_leaves_no_trace
 from shim.prompts import method_of_model
 from shim.ranks import ranks_of
+from shim.recording import check_not_recorded
 from shim.routing.inputs import Inputs, check_owners, check_sample_count, parameter_names
 from shim.routing.route import run_forward, run_generate, run_one_adapter
 from shim.routing.sampling import check_generators, drawing_from
@@ -169,6 +170,7 @@ def _no_adapters(model: Any) -> str:
 
 
 def _call(original: Method, run: Run, model: Any, args: Sequence[Any], kwargs: Mapping[str, Any], names: Any) -> Any:
+    check_not_recorded()
     ranks = ranks_of(model)
     prepare = functools.partial(_prepared, original, run, model, args, kwargs, names, ranks)
     start = prepare() if ranks is None else ranks.in_step(prepare, errors=(Exception,))

@@ -7,11 +7,11 @@ import warnings
 import peft
 import pytest
 import torch
-from tiny_models import classifier, llama
 from torch import nn
 
 import shim
 from shim import graphs
+from tests.tiny_models import classifier, llama
 
 shim.install()
 pytestmark = pytest.mark.skipif(not graphs.can_serve(), reason="dynamo guards no function modes before torch 2.6")
