@@ -12,7 +12,7 @@ import threading
 import warnings
 import weakref
 from dataclasses import replace
-from typing import Any, Callable, Dict, List, Optional, Tuple
+from typing import Any, Callable, Dict, List, Optional, Tuple, Type
 
 import torch
 
@@ -123,7 +123,7 @@ def _check(plan: Plan) -> None:
             raise NoGraph(f"{call.layer} is called several times in a forward, with other rows")
 
 
-def _errors_of_dynamo() -> Tuple[type, ...]:
+def _errors_of_dynamo() -> Tuple[Type[Exception], ...]:
     dynamo = sys.modules.get("torch._dynamo")
     return () if dynamo is None else (dynamo.exc.TorchDynamoException,)
 
