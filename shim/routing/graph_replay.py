@@ -82,7 +82,7 @@ def run_by_graphs(function: Callable[..., Any], inputs: Inputs, plan: Plan, grou
             _check(plan)
             with failure_leaves_no_trace(model, inputs.caches()):
                 return _run(function, inputs, plan, groups)
-        except (Unroutable, PlanChanged, NoGraph, *_errors_of_dynamo()) as error:
+        except _errors() as error:
             reason = str(error)
             with _LOCK:
                 _FAILED.setdefault(model, []).append(plan)
@@ -123,9 +123,9 @@ def _check(plan: Plan) -> None:
             raise NoGraph(f"{call.layer} is called several times in a forward, with other rows")
 
 
-def _errors_of_dynamo() -> Tuple[Type[Exception], ...]:
-    dynamo = sys.modules.get("torch._dynamo")
-    return () if dynamo is None else (dynamo.exc.TorchDynamoException,)
+def _errors() -> Tuple[Type[Exception], ...]:
+    """Return what is raised where graphs do not serve a call: found when one runs, or when one is made."""
+    return (Unroutable, PlanChanged, NoGraph, sys.modules["torch._dynamo"].exc.TorchDynamoException)
 
 
 def _tell(model: Any, reason: str) -> None:

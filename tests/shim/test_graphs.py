@@ -1,5 +1,6 @@
 """Mixed batches through torch.compile: exact rows, one graph for every list of names, plain calls as before."""
 
+import contextlib
 import copy
 import threading
 import warnings
@@ -28,11 +29,31 @@ def fresh_dynamo():
     torch._dynamo.reset()
 
 
+def skip_without_context_managers():
+    """Skip where dynamo breaks its graph at every context manager, as in PEFT's own forward: torch 2.6."""
+
+    @contextlib.contextmanager
+    def nothing():
+        yield
+
+    def function(x):
+        with nothing():
+            return x.sin()
+
+    try:
+        torch.compile(function, backend="eager", fullgraph=True)(torch.ones(1))
+    except torch._dynamo.exc.Unsupported:
+        pytest.skip("this torch makes no full graph of PEFT's own forward")
+    torch._dynamo.utils.counters.clear()
+
+
 def whole(model, **options):
+    skip_without_context_managers()
     return torch.compile(model, **options)
 
 
 def in_place(model, **options):
+    skip_without_context_managers()
     model.compile(**options)
     return model
 
@@ -257,12 +278,12 @@ def test_other_layers_and_saved_modules_are_served(options):
                 value.normal_()
     model = model.double().eval()
     ids = torch.arange(12).view(3, 4) % 7
+    compiled = whole(model, backend="aot_eager", fullgraph=True)
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
         for names in LISTS[:2]:
             expected = model(ids, adapter_names=names)
             assert not torch.allclose(expected[:1], model(ids)[:1]) or names[0] == "fr"
-            compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
             torch.testing.assert_close(compiled(ids, adapter_names=names), expected, rtol=1e-9, atol=1e-9)
     assert graphs_made() == 1
 
@@ -284,12 +305,12 @@ def test_a_model_that_is_cast_is_served_anew():
     model = peft.get_peft_model(nn.Sequential(nn.Linear(3, 3), nn.Tanh()), config, adapter_name="fr").eval()
     model.add_adapter("de", config)
     x = torch.randn(3, 3)
+    compiled = whole(model, backend="aot_eager", fullgraph=True)
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
         for dtype in (torch.float32, torch.float64):
             model.to(dtype)
             expected = model(x.to(dtype), adapter_names=NAMES)
-            compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
             torch.testing.assert_close(compiled(x.to(dtype), adapter_names=NAMES), expected)
             with torch.inference_mode():
                 torch.testing.assert_close(compiled(x.to(dtype), adapter_names=NAMES), expected)
