@@ -14,7 +14,6 @@ from torch import nn
 import shim
 from shim import graphs
 
-shim.install()
 pytestmark = pytest.mark.skipif(not graphs.can_serve(), reason="dynamo guards no function modes before torch 2.6")
 
 NAMES = ["fr", "de", "__base__"]
@@ -22,7 +21,7 @@ LISTS = [NAMES, NAMES[::-1], ["de", "de", "fr"], ["de"] * 3, ["__base__"] * 3]
 
 
 @pytest.fixture(autouse=True)
-def fresh_dynamo():
+def fresh_dynamo(installed_shim):
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
     yield
