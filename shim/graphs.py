@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import enum
 import sys
-from typing import Any, Callable, Iterator
+from contextlib import nullcontext
+from typing import Any, Callable, ContextManager, Iterator
 
 import torch
 from torch.overrides import TorchFunctionMode
@@ -66,6 +67,15 @@ def can_serve() -> bool:
     if dynamo is None:
         return False
     return hasattr(dynamo.eval_frame, "_callback_from_stance") and hasattr(torch._C, "_get_function_stack_at")
+
+
+def no_compilation() -> ContextManager[Any]:
+    """Return what keeps dynamo from compiling, in all threads, for a block: it waits for one that does.
+
+    Hooks of all modules, as a trace has, would get into the graph of another thread, or fail its guards.
+    """
+    convert_frame = getattr(sys.modules.get("torch._dynamo"), "convert_frame", None)
+    return getattr(convert_frame, "compile_lock", None) or nullcontext()
 
 
 def as_written(original: Callable[[Any], Any], asked: Callable[[], Graphs]) -> Callable[[Any], Any]:

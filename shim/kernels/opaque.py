@@ -68,7 +68,7 @@ def call(layer: Any, args: Tuple[Any, ...], kwargs: Dict[str, Any]) -> torch.Ten
 
 @lru_cache(maxsize=None)
 def _define() -> torch.library.Library:
-    """Define the operator, once in a process."""
+    """Define the operator, once in a process; called under `_LOCK`."""
     library = torch.library.Library("shim", "DEF")
     # A graph of CUDA would replay the kernels of one list of names.
     # Breakpoint: torch 2.8: the tag; before, a graph with a CPU tensor among its inputs is none of CUDA's.
@@ -145,8 +145,7 @@ def _arguments(tensors: Sequence[torch.Tensor], names: str) -> Tuple[Sequence[to
 
 def _twin(module: Any) -> Any:
     """Return a copy of `module` without hooks whose weights are made anew, fake where that mode is active."""
-    cls: Any = type(module)
-    twin = cls.__new__(cls)
+    twin = object.__new__(type(module))
     state = {key: {} if key.endswith("_hooks") else value for key, value in vars(module).items()}
     for held in ("_parameters", "_buffers"):
         state[held] = {

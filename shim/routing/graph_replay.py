@@ -124,9 +124,8 @@ def _check(plan: Plan) -> None:
 
 
 def _errors() -> Tuple[Type[Exception], ...]:
-    """Return what says that graphs cannot serve a call, dynamo's own errors among it."""
-    dynamo = sys.modules.get("torch._dynamo")
-    return (Unroutable, PlanChanged, NoGraph, *([] if dynamo is None else [dynamo.exc.TorchDynamoException]))
+    """Return what is raised where graphs do not serve a call: found when one runs, or when one is made."""
+    return (Unroutable, PlanChanged, NoGraph, sys.modules["torch._dynamo"].exc.TorchDynamoException)
 
 
 def _tell(model: Any, reason: str) -> None:

@@ -9,6 +9,7 @@ from typing import Any, Dict, Iterator, List, Optional, Set, Tuple
 import torch
 
 from shim.batch import MixedBatch
+from shim.graphs import no_compilation
 from shim.routing.layers import is_experts, row_arguments, tensors_of
 from shim.routing.tracer import Tracer
 
@@ -33,7 +34,7 @@ def modules_told(tracer: Tracer, batch: MixedBatch) -> Iterator[None]:
     # Global, since hooks on the modules would be seen by whoever looks at them meanwhile; other threads' calls
     # leave at once.
     hooks = torch.nn.modules.module
-    with ExitStack() as stack:
+    with no_compilation(), ExitStack() as stack:
         stack.callback(hooks.register_module_forward_pre_hook(teller.enter).remove)
         stack.callback(hooks.register_module_forward_hook(teller.leave).remove)
         yield

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import shim
+from shim import graphs
 from shim.patch import _ABSENT, Patch, Replacement, with_subclasses
 from shim.patches import catalogue
 
@@ -96,6 +97,8 @@ def owners():
     found += [torch.nn.Module, torch.utils.hooks.RemovableHandle]
     found += [torch.utils.checkpoint, torch.utils.checkpoint.CheckpointFunction]
     found += [torch.fx._symbolic_trace, torch.jit._recursive, torch.distributed.nn.api.remote_module]
+    if graphs.can_serve():
+        found += [torch._dynamo.eval_frame, torch._dynamo.eval_frame.OptimizedModule]
     for name, module in sorted(sys.modules.items()):
         if name.split(".")[0] == "peft" and module is not None:
             found.append(module)
