@@ -7,14 +7,15 @@ import hashlib
 import importlib
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Dict
+from typing import TYPE_CHECKING, Any, Collection, Dict, List, Sequence, Tuple
 
 from conformance.report.environment import header
 from conformance.report.jsonl import FORMAT
 from conformance.settings import Settings
 
 if TYPE_CHECKING:
-    from conformance.proof.tally import Proof
+    from conformance.proof.batch import Batch
+    from conformance.proof.tally import Proof, Tally
 
 _EXAMPLES = 2  # as a cell of the gate draws
 _SHARE = 0.95
@@ -48,6 +49,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument("--report", type=Path, metavar="PATH", help="write the counts there, as JSON lines")
     parser.add_argument("--resume", action="store_true", help="go on from what --report holds already")
     parser.add_argument("--markdown", type=Path, metavar="PATH", help="write the page there")
+    parser.add_argument("--page-only", action="store_true", help="run nothing: write --markdown from --report")
     parser.add_argument("--results", type=Path, default=Path("results"), help="what else the page shows (%(default)s)")
     parser.set_defaults(command=prove)
 
@@ -57,39 +59,59 @@ def prove(options: argparse.Namespace) -> int:
 
     Raises:
         CannotLoad: no faults are where they should be.
+        UnknownChoiceError: what is asked for needs another option.
     """
     from conformance.proof import batch, fault, page
-    from conformance.proof.tally import Proof, merged, to_json, write
+    from conformance.proof.tally import read, write
+    from conformance.selection import UnknownChoiceError
 
+    if options.page_only:
+        if not options.report or not options.markdown:
+            raise UnknownChoiceError("--page-only writes --markdown PATH from --report PATH: it needs both")
+        _write_page(options, read(options.report))
+        return 0
     known = fault.load(options.faults)
-    chosen = {name: known[name] for name in _chosen(options.only, list(known))}
-    proof = _begun(options)
-    todo = batch.batches(chosen, options.seeds, options.scenarios, _settings(options), proof)
-    end = time.monotonic() + 60 * (options.minutes or float("inf"))
-    if options.report and todo:
-        write(options.report, proof)
-    ran, tallies = 0, list(proof.tallies)
-    for tally in batch.run(todo, options.faults, options.workers):
-        tallies.append(tally)
-        ran += 1
-        if options.report:
-            with options.report.open("a", encoding="utf-8") as file:
-                file.write(to_json(tally) + "\n")
-        print(f"{ran}/{len(todo)}: {page.line(tally)}", flush=True)
-        if time.monotonic() > end:
-            break
-    proof = Proof(proof.header, merged(tallies))
+    chosen = {name: known[name] for name in _chosen(options.only, known)}
+    begun = _begun(options)
+    todo = batch.batches(chosen, options.seeds, options.scenarios, _settings(options), begun)
+    proof, ran = _run(options, begun, todo)
     if options.report:
         write(options.report, proof)
     if options.markdown:
-        options.markdown.write_text(page.render(proof, options.results), encoding="utf-8")
+        _write_page(options, proof)
     print(page.summary(proof, options.share))
     if proof.uncaught(options.share) or proof.alarms:
         return 1
     return 0 if ran == len(todo) else 4
 
 
-def _chosen(only: str, known: Any) -> Any:
+def _run(options: argparse.Namespace, begun: Proof, todo: Sequence[Batch]) -> Tuple[Proof, int]:
+    """Run the batches while there is time, and write down what each comes to; return it all, and how many were run."""
+    from conformance.proof import batch, page
+    from conformance.proof.tally import Proof, merged, to_json, write
+
+    end = time.monotonic() + 60 * (options.minutes or float("inf"))
+    if options.report:
+        write(options.report, begun)
+    tallies: List[Tally] = []
+    for tally in batch.run(todo, options.faults, options.workers):
+        tallies.append(tally)
+        if options.report:
+            with options.report.open("a", encoding="utf-8") as file:
+                file.write(to_json(tally) + "\n")
+        print(f"{len(tallies)}/{len(todo)}: {page.line(tally)}", flush=True)
+        if time.monotonic() > end:
+            break
+    return Proof(begun.header, merged([*begun.tallies, *tallies])), len(tallies)
+
+
+def _write_page(options: argparse.Namespace, proof: Proof) -> None:
+    from conformance.proof import page
+
+    options.markdown.write_text(page.render(proof, options.results), encoding="utf-8")
+
+
+def _chosen(only: str, known: Collection[str]) -> List[str]:
     from conformance.selection import UnknownChoiceError
 
     names = [name for name in only.split(",") if name] or sorted(known)

@@ -40,7 +40,7 @@ def render(proof: Proof, results: Path) -> str:
     lines = [
         "# The proof of the suite",
         "",
-        "Made by `python -m conformance prove --resume --report results/proof/faults.jsonl --markdown docs/proof.md`.",
+        "Made by `python -m conformance prove --report results/proof/faults.jsonl --markdown docs/proof.md`.",
         "",
         *_planted(proof),
         *_alarms(proof),

@@ -3,7 +3,8 @@
 import pytest
 
 from conformance.__main__ import main
-from conformance.proof.tally import read
+from conformance.proof.tally import Proof, Tally, read, write
+from conformance.report.jsonl import FORMAT
 from tests.conformance.proof.conftest import TOYS
 
 SEEN = "the_names_are_read_backwards"
@@ -38,8 +39,17 @@ def test_a_run_that_ends_early_says_so(toys, capsys):
         (["--faults", "no.such.faults"], "--faults no.such.faults"),
         (["--faults", TOYS, "--only", "nobody"], "--only nobody"),
         (["--faults", TOYS, "--resume"], "--resume needs --report"),
+        (["--page-only"], "--page-only writes --markdown PATH from --report PATH"),
     ],
 )
 def test_wrong_usage_is_said(toys, capsys, wrong, said):
     assert main(["prove", *wrong]) == 2
     assert said in capsys.readouterr().err
+
+
+def test_the_page_is_written_of_counts_that_are_there(tmp_path):
+    report, page = tmp_path / "proof.jsonl", tmp_path / "proof.md"
+    one = Tally("rows_shifted", "a_check", "bert", "split", ("R1",), 0, 3, 3)
+    write(report, Proof({"kind": "proof", "format": FORMAT}, (one,)))
+    assert main(["prove", "--page-only", "--report", str(report), "--markdown", str(page)]) == 0
+    assert "| rows shifted | `a_check` | R1 | bert | split | 3 of 3 |" in page.read_text("utf-8")
