@@ -1,4 +1,4 @@
-"""The command line: `python -m conformance run | check | report | bench | list`.
+"""The command line: `python -m conformance run | check | report | bench | prove | list`.
 
 `run` drives pytest over `test_contract.py`, so it does what `pytest --pyargs conformance` does, away from
 the user's pytest configuration. Exit codes: 0 where something was shown and nothing fails, 1 where something
@@ -22,6 +22,7 @@ from typing import Optional, Sequence
 
 from conformance.bench import command
 from conformance.expected import ExpectedFileError, read_expected, to_records
+from conformance.proof import command as proof
 from conformance.report import markdown, methods, models, picture, pull_request, table
 from conformance.report.environment import goes_on_from, header
 from conformance.report.jsonl import Report, ReportError, footer, merge, read, write
@@ -265,6 +266,7 @@ def _parser() -> argparse.ArgumentParser:
     own.set_defaults(command=check, on_record=False)
     _add_report(commands)
     command.add_parser(commands)
+    proof.add_parser(commands)
     lists = commands.add_parser("list", help="list the models and the checks")
     lists.add_argument("--models", default=TINY, metavar="NAMES", help=_MODELS)
     lists.add_argument("--contract-markdown", metavar="PATH", help="write each clause with its checks there, instead")
@@ -313,6 +315,7 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help=f"scenarios for each check on each model (default: {Settings.examples})",
     )
+    parser.add_argument("--seed", type=int, metavar="N", help="draw other scenarios (default: the same every time)")
     parser.add_argument("-n", dest="workers", metavar="N", help="processes, by pytest-xdist; auto: one a core")
     parser.add_argument("--report", metavar="PATH", help="write the verdicts there, as JSON lines")
     parser.add_argument("--expect", metavar="PATH", help="a TOML file of expected failures, with reasons; strict")
@@ -361,7 +364,7 @@ def _choice(options: argparse.Namespace) -> Choice:
 
 
 def _settings(options: argparse.Namespace) -> Settings:
-    return Settings(options.device, not options.without_shim, options.examples, options.shrink)
+    return Settings(options.device, not options.without_shim, options.examples, options.shrink, options.seed)
 
 
 def _done_before(options: argparse.Namespace, report_path: Path, copy: Path) -> Optional[Path]:

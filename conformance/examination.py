@@ -37,7 +37,7 @@ class _Record:
 def examine(model: Model, check: Check, settings: Settings = Settings()) -> Verdict:
     """Return the verdict of `check` on `model`; raise nothing but KeyboardInterrupt and SystemExit.
 
-    Scenarios are derandomised, so that the same settings give the same verdict.
+    The same settings draw the same scenarios, and so give the same verdict.
     """
     started = time.perf_counter()
     record = _Record()
@@ -106,7 +106,7 @@ def _draw_examples(model: Model, check: Check, settings: Settings, record: _Reco
     @hypothesis.settings(
         max_examples=settings.examples,
         phases=phases,
-        derandomize=True,
+        derandomize=settings.seed is None,
         database=None,
         deadline=None,
         report_multiple_bugs=False,
@@ -125,6 +125,8 @@ def _draw_examples(model: Model, check: Check, settings: Settings, record: _Reco
         record.evidence += evidence
         record.examples += 1
 
+    if settings.seed is not None:
+        hypothesis.seed(settings.seed)(example)
     example()
 
 

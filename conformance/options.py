@@ -54,6 +54,9 @@ def add_options(parser: pytest.Parser) -> None:
         metavar="N",
         help="scenarios drawn for each check on each model",
     )
+    group.addoption(
+        "--conformance-seed", type=int, metavar="N", help="of what is drawn (default: the same scenarios every time)"
+    )
     group.addoption("--conformance-shrink", action="store_true", help="make failing scenarios small (slow)")
     group.addoption("--conformance-shard", metavar="I/N", help="run part I of N, for one of N machines")
     group.addoption("--conformance-report", metavar="PATH", help="write the verdicts there, as JSON lines")
@@ -114,4 +117,5 @@ def settings(config: pytest.Config) -> Settings:
         with_shim=config.getoption("conformance_shim", default="on") == "on",
         examples=config.getoption("conformance_examples", default=Settings.examples),
         shrink=config.getoption("conformance_shrink", default=Settings.shrink),
+        seed=config.getoption("conformance_seed", default=Settings.seed),
     )

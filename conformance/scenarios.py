@@ -11,6 +11,11 @@ if TYPE_CHECKING:
 BASE = "__base__"
 # No name is part of another, or of a parameter's: below 0.15, PEFT replaces names inside of names.
 NAMES = ("ann", "ben", "cat", "dan")
+_RANKS = (2, 1, 4, 3)
+
+_Crowd = Tuple[Tuple[int, ...], Tuple[int, ...], Tuple[str, ...]]
+_ANYHOW: _Crowd = (_RANKS, (2, 1, 4), ())
+"""The ranks and strengths that an adapter may have, and the targets that it has in any case."""
 
 
 @dataclass(frozen=True)
@@ -50,13 +55,15 @@ class Draws:
 
     adapters, rows: least and greatest number. mixed: whether a batch has at least two distinct names.
     saved: `any` subset of the model's saveable modules for each adapter, `all`, `none`, or `differ`: the
-    first adapter saves all, the last nothing, those between something.
+    first adapter saves all, the last nothing, those between something. crowded: four adapters of two ranks, no two of
+    one strength, all on one of the targets at least, each with a row: where layers take several adapters at once.
     """
 
     adapters: Tuple[int, int] = (1, 3)
     rows: Tuple[int, int] = (2, 4)
     mixed: bool = True
     saved: str = "any"
+    crowded: bool = False
 
 
 def scenarios(model: Model, draws: Draws) -> Any:
@@ -66,8 +73,10 @@ def scenarios(model: Model, draws: Draws) -> Any:
     @st.composite
     def scenario(draw: Any) -> Scenario:
         count = draw(st.integers(*draws.adapters), label="number of adapters")
+        crowd = draw(_crowd(model), label="what they share") if draws.crowded else [_ANYHOW] * count
         adapters = tuple(
-            draw(_adapters(model, draws, index, count), label=f"adapter {NAMES[index]}") for index in range(count)
+            draw(_adapters(model, draws, index, count, crowd[index]), label=f"adapter {NAMES[index]}")
+            for index in range(count)
         )
         names = [adapter.name for adapter in adapters]
         rows = draw(_rows(draws, names), label="rows")
@@ -88,21 +97,39 @@ def _rows(draws: Draws, names: Any) -> Any:
     least, most = draws.rows
     if not draws.mixed:
         return st.lists(st.sampled_from([*names, BASE]), min_size=least, max_size=most)
-    start = [names[0], names[1] if len(names) > 1 else BASE]
-    more = st.lists(st.sampled_from([*names, BASE]), min_size=max(0, least - 2), max_size=max(0, most - 2))
+    start = names if draws.crowded else [names[0], names[1] if len(names) > 1 else BASE]
+    few, many = max(0, least - len(start)), max(0, most - len(start))
+    more = st.lists(st.sampled_from([*names, BASE]), min_size=few, max_size=many)
     return more.flatmap(lambda rest: st.permutations([*start, *rest]))
 
 
-def _adapters(model: Model, draws: Draws, index: int, count: int) -> Any:
+def _crowd(model: Model) -> Any:
+    """Return the strategy of (ranks, strengths, targets) of each adapter in a crowd."""
     from hypothesis import strategies as st
 
-    rank = st.sampled_from((2, 1, 4, 3))
-    strength = st.sampled_from((2, 1, 4))
+    ranks, strengths = st.permutations(_RANKS), st.permutations((2, 1, 4, 3))
+    return st.builds(
+        lambda ranks, strengths, target: [((ranks[i % 2],), (strengths[i],), (target,)) for i in range(len(NAMES))],
+        ranks,
+        strengths,
+        st.sampled_from(model.targets),
+    )
+
+
+def _adapters(model: Model, draws: Draws, index: int, count: int, crowd: _Crowd) -> Any:
+    from hypothesis import strategies as st
+
+    rank, strength, on = st.sampled_from(crowd[0]), st.sampled_from(crowd[1]), crowd[2]
     saved = _saved(model, draws, index, count)
     rslora = st.just(False) if "integer" in model.tags else st.booleans()
     return st.builds(
         lambda rank, strength, targets, saved, rslora: Adapter(
-            NAMES[index], rank, rank * strength, targets, saved, rslora
+            NAMES[index],
+            rank,
+            rank * strength,
+            tuple(target for target in model.targets if target in (*targets, *on)),
+            saved,
+            rslora,
         ),
         rank,
         strength,

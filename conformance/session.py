@@ -49,6 +49,8 @@ def pytest_arguments(options: argparse.Namespace, choice: Choice, report_path: P
         arguments.append(f"--conformance-done={done}")
     if options.expect:
         arguments.append(f"--conformance-expect={options.expect}")
+    if options.seed is not None:
+        arguments.append(f"--conformance-seed={options.seed}")
     if options.shrink:
         arguments.append("--conformance-shrink")
     if options.junit:

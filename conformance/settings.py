@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Optional
 
 
 @dataclass(frozen=True)
@@ -13,9 +14,11 @@ class Settings:
     with_shim: whether the shim is installed for the run.
     examples: scenarios drawn for each check on each model.
     shrink: whether a failing scenario is made as small as Hypothesis can; costs many more runs.
+    seed: of what Hypothesis draws; None for the same scenarios every time, which the check alone decides.
     """
 
     device: str = "auto"
     with_shim: bool = True
     examples: int = 5
     shrink: bool = False
+    seed: Optional[int] = None

@@ -20,7 +20,7 @@ def check_not_recorded() -> None:
     recorder = ""
     if _is_exporting():
         recorder = "torch.export"
-    elif torch.jit.is_tracing():  # type: ignore[no-untyped-call]
+    elif torch._C._get_tracing_state() is not None:
         recorder = "torch.jit.trace"
     elif torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing():
         recorder = "a CUDA graph"

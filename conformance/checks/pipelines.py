@@ -27,6 +27,8 @@ def _takes_texts(model: Model) -> bool:
 @check("L5", "F5", draws=Draws(adapters=(2, 3), rows=(3, 4), saved="none"), applies=_takes_texts)
 def a_pipeline_gives_each_text_its_own_adapter(case: Case) -> Evidence:
     """Does each text of a pipeline get its own adapter, in batches smaller than the list, on both kinds of models?"""
+    if case.rows[2:] == case.rows[: len(case.rows) - 2]:
+        raise Vacuous("the second batch has the names of the first, so whose they are was not shown")
     texts = _texts(case)
     own = {name: _answers(case, case.oracle.model_of(name), texts, {}) for name in {*case.rows, BASE}}
     tell = False

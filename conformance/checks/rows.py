@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from conformance.case import Case, raised_by, reordered
 from conformance.checks.check import check
 from conformance.compare import Evidence, Mismatch, compare_row, relative_error
+from conformance.oracle import Oracle
 from conformance.outputs import tensors_of
 from conformance.scenarios import BASE, Draws
 from conformance.shim_switch import refusals
@@ -80,7 +82,7 @@ def a_batch_of_one_or_under_one_adapter_is_right(case: Case) -> Evidence:
     return case.expect_rows(case.mixed(names), names)
 
 
-@check("R6", draws=Draws(adapters=(3, 4), rows=(5, 6), saved="none"))
+@check("R6", draws=Draws(adapters=(4, 4), rows=(5, 6), saved="none", crowded=True))
 def many_adapters_of_any_rank_and_target_are_right(case: Case) -> Evidence:
     """Do several adapters of different ranks and targets share a batch?"""
     return case.expect_rows(case.mixed(), case.rows)
@@ -94,6 +96,23 @@ def a_row_is_right_after_calls_of_other_sizes(case: Case) -> Evidence:
             names = [*reversed(case.rows)][:count]
             case.mixed(names, case.inputs_like(names, length))
     return case.expect_rows(case.mixed(), case.rows)
+
+
+@check("R1", "S4", draws=Draws(adapters=(1, 2), rows=(2, 3), saved="none"))
+def a_row_is_right_after_its_adapters_weights_changed(case: Case) -> Evidence:
+    """Is a row right once its adapter's weights have changed in place, as by an optimizer's step between two calls?"""
+    changed = Case(case.model, replace(case.scenario, seed=case.scenario.seed + 1), case.device)
+    before = Oracle(case.model, case.scenario, changed.inputs, case.device)
+    weights = dict(changed.peft_model.named_parameters())
+    case.mixed()
+    for path, parameter in case.peft_model.named_parameters():
+        parameter.data.copy_(weights[path].data)
+    output, evidence = case.mixed(inputs=changed.inputs), Evidence()
+    for row, name in enumerate(case.rows):
+        stale = {f"{name} as it was": before.expected(name, row)} if name != BASE else {}
+        want, where = changed.oracle.expected(name, row), f"row {row} under {name!r} after its weights changed"
+        evidence += compare_row(changed.oracle.rows_of(output, row), want, stale, case.tier, where)
+    return evidence + changed.expect_rows(output, case.rows)
 
 
 def _is_contrastive(model: Model) -> bool:

@@ -120,3 +120,56 @@ def test_the_error_of_a_run_is_that_of_its_worst_output():
 def test_separation_is_that_of_the_nearest_other():
     near = {"logits": ROW["logits"] * 1.001}
     assert separation_of(ROW, {"far": OTHER, "near": near}) == pytest.approx(1e-3)
+
+
+def test_equal_integers_and_booleans_have_no_error():
+    assert relative_error(torch.tensor([1, 2]), torch.tensor([1, 2])) == 0.0
+    assert relative_error(torch.tensor([True]), torch.tensor([True])) == 0.0
+
+
+def test_equal_tensors_without_a_finite_value_have_no_error():
+    assert relative_error(torch.tensor([float("nan")]), torch.tensor([float("nan")])) == 0.0
+
+
+def test_the_error_is_relative_below_one_too():
+    assert relative_error(torch.tensor([0.25]), torch.tensor([0.5])) == 0.5
+
+
+def test_adapters_a_little_apart_are_apart_enough_where_rows_are_equal_bit_by_bit():
+    near = {"logits": ROW["logits"] * (1 + 1e-6)}
+    assert compare_row(ROW, ROW, {"near": near}, EXACT, "row 0").separation == separation_of(ROW, {"near": near})
+
+
+def test_an_adapter_without_the_output_tells_nothing_apart():
+    with pytest.raises(Vacuous):
+        compare_row(ROW, ROW, {"other": {"hidden": OTHER["logits"]}}, FLOAT64, "row 0")
+    assert separation_of(ROW, {}) == float("inf")
+
+
+def test_a_mismatch_shows_the_values_and_whose_they_are_bit_by_bit_too():
+    others = {"silent": {}, "other": OTHER}
+    with pytest.raises(Mismatch) as found:
+        compare_row(OTHER, ROW, others, EXACT, "row 0")
+    assert str(found.value) == (
+        "output 'logits' differs by 1.25e+00 (relative), but should by at most 0e+00 [row 0]; "
+        "observed (2,) [3, 0.5], expected (2,) [1, -2]. It is what 'other' would give"
+    )
+
+
+@pytest.mark.parametrize(("size", "shown"), [(4, "(4,) [0, 1, 2, 3]"), (5, "(5,) [0, 1, 2, 3, …]")])
+def test_a_mismatch_shows_four_values(size, shown):
+    want = {"logits": torch.arange(float(size))}
+    with pytest.raises(Mismatch) as found:
+        compare_row({"logits": want["logits"] + 1}, want, {}, FLOAT64, "row 0")
+    assert str(found.value).endswith(f"expected {shown}")
+
+
+def test_what_is_allowed_in_low_precision_is_allowed_to_the_last_bit():
+    assert compare_in_low_precision(4.0, 1.0, 40.0, 0.5, "bf16") == Evidence(4.0, 40.0)
+
+
+@pytest.mark.parametrize("path", ["a", "b"])
+def test_an_output_that_is_no_number_is_the_worst_wherever_it_stands(path):
+    truth = {0: {"a": ROW["logits"], "b": OTHER["logits"]}}
+    rows = {0: {**truth[0], path: truth[0][path] * float("nan")}}
+    assert low_precision_error(rows, truth) != low_precision_error(rows, truth)  # nan

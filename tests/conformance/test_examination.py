@@ -101,18 +101,20 @@ def test_an_interrupt_is_not_a_verdict():
         verdict(raising(KeyboardInterrupt()))
 
 
-def test_the_same_settings_give_the_same_scenarios():
-    def seen():
+def test_the_same_settings_give_the_same_scenarios_and_another_seed_gives_others():
+    def seen(**settings):
         drawn = []
 
         def function(case):
             drawn.append(case.scenario)
             return Evidence()
 
-        verdict(function)
+        verdict(function, **settings)
         return drawn
 
     assert seen() == seen()
+    assert seen(seed=1) == seen(seed=1)
+    assert len({tuple(seen()), tuple(seen(seed=1)), tuple(seen(seed=2))}) == 3
 
 
 def test_a_verdict_survives_its_record():

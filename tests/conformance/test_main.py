@@ -83,8 +83,10 @@ def test_no_command_is_wrong_usage(sandbox):
 
 
 def test_options_reach_the_checks(sandbox):
-    ran = sandbox.conformance("run", "--checks=R2", "--device=cuda:1", "--without-shim", "--examples=7", "--shrink")
-    assert "Settings(device='cuda:1', with_shim=False, examples=7, shrink=True)" in ran.stdout
+    ran = sandbox.conformance(
+        "run", "--checks=R2", "--device=cuda:1", "--without-shim", "--examples=7", "--shrink", "--seed=3"
+    )
+    assert "Settings(device='cuda:1', with_shim=False, examples=7, shrink=True, seed=3)" in ran.stdout
     assert sandbox.shim_log.read_text().startswith("left out")
 
 

@@ -106,8 +106,9 @@ def test_options_reach_the_checks(sandbox):
         "--conformance-examples=7",
         "--conformance-shim=off",
         "--conformance-shrink",
+        "--conformance-seed=3",
     )
-    assert "Settings(device='cuda:1', with_shim=False, examples=7, shrink=True)" in ran.stdout
+    assert "Settings(device='cuda:1', with_shim=False, examples=7, shrink=True, seed=3)" in ran.stdout
     assert sandbox.shim_log.read_text().split("\n")[:-1] == ["left out", "over"]
     assert "without the shim" in ran.stdout
 

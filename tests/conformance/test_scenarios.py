@@ -1,3 +1,5 @@
+from collections import Counter
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -30,6 +32,11 @@ def test_every_scenario_is_one_that_the_check_asked_for(data):
     if draws.saved == "differ":
         assert scenario.adapters[0].saved == model.saved
         assert not scenario.adapters[-1].saved
+    if draws.crowded:
+        assert set(scenario.names) <= set(scenario.rows)
+        assert sorted(Counter(adapter.rank for adapter in scenario.adapters).values()) == [2, 2]
+        assert len({adapter.alpha / adapter.rank for adapter in scenario.adapters}) == 4
+        assert set.intersection(*(set(adapter.targets) for adapter in scenario.adapters))
 
 
 def test_the_simplest_scenario_comes_first():

@@ -174,6 +174,17 @@ def an_unknown_name_becomes_the_base(patch):
     patch.setattr(shim.call, "resolve", resolve)
 
 
+@fault("bert", "a_row_is_right_after_calls_of_other_sizes")
+def the_names_of_the_call_before(patch):
+    original, before = shim.call.resolve, {}
+
+    def resolve(model, names):
+        names = before.setdefault(len(names), names)
+        return original(model, names)
+
+    patch.setattr(shim.call, "resolve", resolve)
+
+
 @fault("bert", "merged_adapters_are_refused")
 def merged_adapters_are_accepted(patch):
     patch.setattr(shim.batch, "_check_state", lambda layers: None)

@@ -37,6 +37,11 @@ def owners_shifted_by_one(patch):
     owners_changed(patch, lambda owners: owners[1:] + owners[:1])
 
 
+@fault(ONE_PASS, "integers", "each_row_equals_its_own_run")
+def owners_reversed(patch):
+    owners_changed(patch, lambda owners: owners[::-1])
+
+
 @fault(ONE_PASS, "integers-folded", "each_row_equals_its_own_run")
 def blocks_taken_for_tiles(patch):
     owners_changed(patch, lambda owners: sorted(set(owners)) * (len(owners) // len(set(owners))))
@@ -167,6 +172,35 @@ def rows_of_beams_are_tiled(patch):
         return tuple(samples * (len(rows) // len(samples)))
 
     patch.setattr(shim.routing.generate_one_pass, "_units", units)
+
+
+@fault(ONE_PASS, "t5", "several_returned_sequences_are_the_rows_own")
+def the_encoder_is_expanded_too(patch):
+    original = shim.routing.generate_one_pass._units
+
+    def units(*call):
+        found = original(*call)
+        beams = max(count for _, count in found) // min(count for _, count in found)
+        return {key: expanded(known, beams) if key[0] == "encoder" else known for key, known in found.items()}
+
+    def expanded(known, beams):
+        rows = [row for row in known.rows for _ in range(beams)]
+        return UnitRows(tuple(rows[: len(known.rows)]), known.owners)
+
+    patch.setattr(shim.routing.generate_one_pass, "_units", units)
+
+
+@fault(ONE_PASS, "llama", "greedy_tokens_equal_the_rows_own")
+def the_first_token_only_is_the_adapters(patch):
+    original = shim.routing.generate_one_pass.Replay.run_layer
+
+    def run_layer(route, layer, forward, args, kwargs):
+        if args[0].shape[1] == 1:
+            return forward(layer, *args, **kwargs)
+        return original(route, layer, forward, args, kwargs)
+
+    patch.setattr(shim.routing.generate_one_pass.Replay, "run_layer", run_layer)
+    patch.setattr(shim.routing.generate_one_pass.Replay, "finish", lambda route: None)
 
 
 @fault(ONE_PASS, "llama", "greedy_tokens_equal_the_rows_own")

@@ -1,30 +1,23 @@
-"""What a planted defect is: how to plant it, the model it shows on, and the check that must see it."""
+"""How a fault is planted in the shim: the model it shows on, the check that must see it, and the route of the calls."""
 
-from typing import Any, Callable, NamedTuple
+from functools import partial
 
 import shim.routing.route
+from conformance.proof.fault import FAULTS, Fault
+from conformance.verdict import Outcome
 from shim.batch import MixedBatch
 from shim.errors import Unroutable
 
 ANY, SPLIT, ONE_PASS = "any route", "split", "one pass"
 
 
-class Fault(NamedTuple):
-    plant: Callable[[Any], None]
-    model: str
-    check: str
-    route: str
-
-
-FAULTS = {}
-
-
-def fault(*about):
-    """Register a function that plants a defect: (route,) model, check."""
-    *route, model, check = about
+def fault(*about, outcome=Outcome.FAIL):
+    """Register a function that plants a defect: (route,) model, check; or a test's node id for one of the suite."""
+    *route, model, check = about if len(about) > 1 else ("the suite", "", *about)
+    way = route[0] if route else ANY
 
     def register(plant):
-        FAULTS[plant.__name__] = Fault(plant, model, check, route[0] if route else ANY)
+        FAULTS[plant.__name__] = Fault(plant.__name__, plant, check, model, way, partial(force, way), outcome)
         return plant
 
     return register

@@ -19,6 +19,12 @@ def rows_shifted_by_one(patch):
     patch.setattr(shim.routing.assemble, "in_row_order", lambda *a: original(*a).roll(1, a[2]))
 
 
+@fault(SPLIT, "integers", "each_row_equals_its_own_run")
+def rows_reversed(patch):
+    original = shim.routing.assemble.in_row_order
+    patch.setattr(shim.routing.assemble, "in_row_order", lambda *a: original(*a).flip(a[2]))
+
+
 @fault(SPLIT, "bert", "reordering_rows_reorders_outputs")
 def rows_left_in_the_order_of_adapters(patch):
     patch.setattr(shim.routing.assemble, "in_row_order", lambda parts, groups, dim, kind: torch.cat(parts, dim))

@@ -1,13 +1,16 @@
 """Replacements go in all or none, and the very objects that they displaced come back."""
 
 import importlib.metadata
+import re
 import threading
 import time
+import types
 
 import pytest
 
 import shim
-from shim.patch import Applied, Patch, Replacement
+from shim.errors import PatchError
+from shim.patch import Applied, Patch, Replacement, with_subclasses
 
 
 class Parent:
@@ -317,10 +320,75 @@ def test_a_patch_for_a_missing_distribution_is_not_expected():
 
 
 def test_a_patch_introduces_itself_with_version_and_upstream(monkeypatch):
-    monkeypatch.setattr(importlib.metadata, "version", lambda name: "1.13.1")
+    monkeypatch.setattr(importlib.metadata, "version", {"torch": "1.13.1"}.__getitem__)
     assert str(patch()) == "toy (torch 1.13.1, upstream: owner/repo#1)"
 
 
 def test_a_patch_cannot_be_changed():
     with pytest.raises(AttributeError):
         patch().name = "another"
+
+
+def test_a_replacement_by_a_function_has_the_names_of_what_it_displaces():
+    def anything():
+        return "anything"
+
+    target = owner()
+    made = Replacement.by(target, "method", anything)
+    assert (made.owner, made.attribute, made.value) == (target, "method", anything)
+    assert anything.__name__ == "method"
+    assert anything.__qualname__ == target.method.__qualname__ == "owner.<locals>.Owner.method"
+    assert anything.__module__ == __name__
+
+
+def test_a_replacement_of_nothing_is_named_after_its_owner():
+    def anything():
+        return "anything"
+
+    Replacement.by(Parent, "newcomer", anything)
+    assert (anything.__name__, anything.__qualname__, anything.__module__) == ("newcomer", "Parent.newcomer", __name__)
+
+
+def test_every_class_that_is_derived_is_found_once():
+    class Left(Parent):
+        pass
+
+    class Right(Parent):
+        pass
+
+    class Both(Left, Right):
+        pass
+
+    found = with_subclasses(Parent)
+    assert found[0] is Parent
+    assert {Left, Right, Both} <= set(found)
+    assert len(found) == len(set(found))
+
+
+def test_the_attribute_of_each_owner_is_watched():
+    first, second = owner(), owner()
+    applied = Applied()
+    applied.add([*replacements(first, ["value"]), *replacements(second, ["value"])])
+    first.value = "somebody else's"
+    with pytest.raises(PatchError, match=r"Owner\.value is \"somebody"):
+        applied.restore()
+
+
+def test_an_attribute_that_somebody_deleted_is_not_restored_though_ours_was_none():
+    target = owner()
+    applied = Applied()
+    applied.add([Replacement(target, "value", None)])
+    del target.value
+    with pytest.raises(PatchError):
+        applied.restore()
+
+
+def test_the_place_of_a_later_patch_is_named_by_what_its_owner_is():
+    module, nameless = types.ModuleType("some.module"), types.SimpleNamespace()
+    for target, place in ((Parent, "Parent.x"), (module, "some.module.x"), (nameless, "namespace(x=2).x")):
+        applied = Applied()
+        applied.add([Replacement(target, "x", 1)])
+        target.x = 2
+        with pytest.raises(PatchError, match=f"^{re.escape(place)} is 2, but should be"):
+            applied.restore()
+        del target.x

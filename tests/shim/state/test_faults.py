@@ -26,20 +26,9 @@ from tests.faults.call_faults import (
     the_active_adapters_head_for_all_rows,
     the_random_generator_is_used_up,
 )
+from tests.faults.layer_faults import a_bank_outlives_its_weights
 from tests.shim.state.machine import StateMachine
 from tests.shim.state.test_machine import run
-
-
-def a_bank_outlives_its_weights(patch):
-    original, banks = shim.kernels.layer.weights_by_rank, {}
-
-    def weights_by_rank(layer, adapters):
-        key = (id(layer), tuple(adapters), layer.training)
-        if key not in banks:
-            banks[key] = (layer, copy.deepcopy(original(layer, adapters)))
-        return banks[key][1]
-
-    patch.setattr(shim.kernels.layer, "weights_by_rank", weights_by_rank)
 
 
 def the_calls_adapter_stays_active_after_a_failure(patch):

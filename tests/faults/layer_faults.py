@@ -1,0 +1,55 @@
+"""Defects in a layer: what it leaves out of its rows' products, puts in, or remembers of another call."""
+
+import copy
+
+import torch
+
+import shim.kernels.layer
+import shim.kernels.lora
+import shim.routing.layers
+from tests.faults.planted import ONE_PASS, fault
+
+
+def products_changed(patch, change):
+    """Let each adapter's rows be `change(x)` where they are multiplied."""
+    for product in (shim.kernels.lora.Bank, shim.kernels.lora.Segments):
+        patch.setattr(product, "add", lambda self, x, y, original=product.add: original(self, change(x), y))
+
+
+@fault(ONE_PASS, "bert", "each_row_equals_its_own_run")
+def the_bias_is_forgotten(patch):
+    original = shim.routing.layers.run_linear
+
+    def run_linear(layer, *call):
+        bias = layer.get_base_layer().bias
+        return original(layer, *call) - (0 if bias is None else bias)
+
+    patch.setattr(shim.routing.layers, "run_linear", run_linear)
+
+
+@fault(ONE_PASS, "bert", "each_row_equals_its_own_run")
+def dropout_is_left_on(patch):
+    products_changed(patch, lambda x: torch.nn.functional.dropout(x, 0.05))
+
+
+@fault(ONE_PASS, "llama", "each_row_equals_its_own_run")
+def the_last_tokens_product_is_left_out(patch):
+    products_changed(patch, lambda x: torch.cat([x[:, :-1], torch.zeros_like(x[:, -1:])], 1))
+
+
+@fault(ONE_PASS, "llama", "each_row_equals_its_own_run")
+def the_first_token_only_is_multiplied(patch):
+    products_changed(patch, lambda x: torch.cat([x[:, :1], torch.zeros_like(x[:, 1:])], 1))
+
+
+@fault(ONE_PASS, "bert", "a_row_is_right_after_its_adapters_weights_changed")
+def a_bank_outlives_its_weights(patch):
+    original, banks = shim.kernels.layer.weights_by_rank, {}
+
+    def weights_by_rank(layer, adapters):
+        key = (id(layer), tuple(adapters), layer.training)
+        if key not in banks:
+            banks[key] = (layer, copy.deepcopy(original(layer, adapters)))
+        return banks[key][1]
+
+    patch.setattr(shim.kernels.layer, "weights_by_rank", weights_by_rank)
