@@ -142,7 +142,10 @@ def _begun(options: argparse.Namespace) -> Proof:
 
 
 def _header(options: argparse.Namespace) -> Dict[str, Any]:
-    return {**header(_settings(options)), "kind": "proof", "format": FORMAT, "faults": _fingerprint(options.faults)}
+    from conformance.proof.fault import FAULTS
+
+    about = {"kind": "proof", "format": FORMAT, "faults": _fingerprint(options.faults), "planted": sorted(FAULTS)}
+    return {**header(_settings(options)), **about}
 
 
 def _fingerprint(package: str) -> str:

@@ -69,7 +69,11 @@ def _planted(proof: Proof) -> List[str]:
         row(["planted", "caught by", "clauses", "on", "route", "caught"]),
         row(["---", "---", "---", "---", "---", "--:"]),
     ]
-    return [*lines, *map(_fault, faults), ""]
+    lines += map(_fault, faults)
+    missing = sorted(set(proof.header.get("planted", ())) - {one.fault for one in faults})
+    if missing:
+        lines += ["", f"Not run yet, {len(missing)}: {'; '.join(name.replace('_', ' ') for name in missing)}."]
+    return [*lines, ""]
 
 
 def _seeds(tallies: Sequence[Tally]) -> str:

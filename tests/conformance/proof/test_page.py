@@ -24,6 +24,11 @@ def test_every_fault_has_a_row_with_its_counts(tmp_path):
     assert "the faults caught in 29 of 30 runs" in page
 
 
+def test_a_fault_that_was_not_run_is_named(tmp_path):
+    page = render(Proof({**HEADER, "planted": ["beams_tiled", "rows_shifted"]}, (CAUGHT,)), tmp_path)
+    assert "Not run yet, 1: beams tiled.\n" in page
+
+
 def test_false_alarms_are_counted_and_told(tmp_path):
     assert "0 false alarms in 40 scenarios" in render(Proof(HEADER, (CLEAN,)), tmp_path)
     page = render(Proof(HEADER, (CLEAN, ALARM)), tmp_path)
