@@ -33,9 +33,9 @@ def render(report: Report) -> str:
         f"`{escaped(str(report.header.get('command')))}`, {report.header.get('started', '?')}:",
         f"{escaped(facts(report))}.",
         "",
-        f"Every method that PEFT registers, and variants of LoRA, two adapters of each on a Llama of width 128 with "
-        f"two layers: {counts}. Each row of a mixed batch is held against that row alone under its adapter; the error "
-        "is the largest, the separation how far the adapters are apart at least, both relative.",
+        "Every method that PEFT registers, variants of LoRA, and LoRA on quantised bases, two adapters of each on a "
+        f"Llama of width 128 with two layers: {counts}. Each row of a mixed batch is held against that row alone under "
+        "its adapter; the error is the largest, the separation how far the adapters are apart at least, both relative.",
         "",
         row(["method", "in a mixed batch", "error", "separation", "because"]),
         row(["---", "---", "--:", "--:", "---"]),

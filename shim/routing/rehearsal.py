@@ -20,6 +20,7 @@ import torch
 from shim.batch import MixedBatch, method_of
 from shim.errors import RefusedError
 from shim.no_trace import nothing_changed
+from shim.quantised import check_quantised
 from shim.routing.chance import without_chance
 from shim.routing.inputs import PER_SAMPLE, SHARED, Inputs, root_name, sample_paths, take, with_caches_cloned
 from shim.routing.layout import Layout, find_layout
@@ -80,6 +81,7 @@ def _rehearse(run: Run, batch: MixedBatch, inputs: Inputs) -> Plan:
         with torch.no_grad(), nothing_changed(batch.model), select(batch.selection(adapter)), steady():
             whole = run(with_caches_cloned(inputs))
             parts = [_run_part(run, batch, inputs, paths, group.rows) for group in batch.groups]
+        check_quantised(batch.model)
         layouts.append(find_layout(whole, parts, batch.groups))
     return Plan(paths, layouts[-1])  # of an adapter where there is one: virtual tokens may stand in its outputs
 
