@@ -169,7 +169,12 @@ CONTRACT: Tuple[Chapter, ...] = (
                 "Variants: rsLoRA, DoRA, aLoRA, bias, rank and alpha patterns, the rest that the installed peft has.",
                 "`run --models methods` has LoRA's variants: [methods](methods.md).",
             ),
-            Clause("L3", "Quantised bases where the package is installed."),
+            Clause(
+                "L3",
+                "Quantised bases where the package is installed.",
+                "`run --models methods` has LoRA on each quantiser that runs on a CPU: [methods](methods.md); those "
+                "that quantise a row by the whole batch are [refused](limits.md#quantised-bases).",
+            ),
             Clause(
                 "L4",
                 "Every other tuner of the installed peft, alone and mixed in one batch.",

@@ -6,6 +6,8 @@ import inspect
 from dataclasses import dataclass
 from typing import Any, Dict, List, Tuple
 
+from conformance.methods.quantised import QUANTISERS
+
 VIRTUAL_TOKENS = 3
 
 # What a configuration needs beyond its targets to fit a layer of width 128, two layers and 64 tokens.
@@ -60,15 +62,18 @@ MODELS: Dict[str, Dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Method:
-    """A way of PEFT to adapt a model: `method:TYPE`, or `method:LORA+variant`."""
+    """A way of PEFT to adapt a model: `method:TYPE`, `method:LORA+variant`, or `method:LORA+on-quantiser`."""
 
     peft_type: str
     variant: str = ""
+    quantiser: str = ""
+    """What the base is quantised by, of `QUANTISERS`."""
 
     @property
     def name(self) -> str:
         """The id in reports and on the command line."""
-        return f"method:{self.peft_type}" + (f"+{self.variant}" if self.variant else "")
+        of = self.variant or (f"on-{self.quantiser}" if self.quantiser else "")
+        return f"method:{self.peft_type}" + (f"+{of}" if of else "")
 
     @property
     def architecture(self) -> str:
@@ -78,7 +83,7 @@ class Method:
     @property
     def clauses(self) -> Tuple[str, ...]:
         """The clauses of the contract that it is judged by."""
-        return ("L2",) if self.variant else ("L4",)
+        return ("L3",) if self.quantiser else ("L2",) if self.variant else ("L4",)
 
     def configuration(self) -> Any:
         """Return the configuration of one adapter.
@@ -100,10 +105,11 @@ class Method:
 
 
 def methods() -> List[Method]:
-    """Return every method of the installed PEFT, and those variants of LoRA that its configuration has, by name."""
+    """Return every method of the installed PEFT, those variants of LoRA that it has, and LoRA on each quantiser."""
     lora = set(inspect.signature(_registered()["LORA"]).parameters)
     variants = [Method("LORA", variant) for variant, fields in VARIANTS.items() if set(fields) <= lora]
-    return sorted([*map(Method, _registered()), *variants], key=lambda method: method.name)
+    quantised = [Method("LORA", quantiser=name) for name in QUANTISERS]
+    return sorted([*map(Method, _registered()), *variants, *quantised], key=lambda method: method.name)
 
 
 def _registered() -> Dict[str, Any]:

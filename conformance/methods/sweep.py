@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import time
 import warnings
 from dataclasses import replace
@@ -9,6 +11,7 @@ from typing import Any, Callable, Iterator, List, Tuple
 
 from conformance.compare import Tier
 from conformance.methods.kinds import MODELS, Method
+from conformance.methods.quantised import QUANTISERS, Quantiser
 from conformance.models.every.batch import Batch
 from conformance.sweep.adapted import ADAPTERS, CannotAdapt
 from conformance.sweep.entry import precisely
@@ -62,15 +65,35 @@ def adapted(method: Method) -> Any:
         first, *others = ADAPTERS
         settings = {"vocab_size": VOCABULARY, "use_cache": False, **sizes, **MODELS.get(method.variant, {})}
         base = LlamaForCausalLM(LlamaConfig(**settings))
+        if method.quantiser:
+            _quantise(base, QUANTISERS[method.quantiser])
         model = peft.get_peft_model(base, method.configuration(), adapter_name=first)
         for name in others:
             model.add_adapter(name, method.configuration())
+    except CannotAdapt:
+        raise
     except Exception as error:
         raise CannotAdapt(f"PEFT refuses two of them: {type(error).__name__}: {error}") from error
     for path, parameter in model.named_parameters():
         if parameter.is_floating_point() and set(ADAPTERS) & set(path.split(".")):
             parameter.data = parameter.data + STRENGTH * torch.randn_like(parameter)
-    return model.to(torch.get_default_dtype()).eval().requires_grad_(False)
+    model = model if method.quantiser else model.to(torch.get_default_dtype())
+    return model.eval().requires_grad_(False)
+
+
+def _quantise(base: Any, quantiser: Quantiser) -> None:
+    """Quantise the linear layers of `base`.
+
+    Raises:
+        CannotAdapt: the package is not there, or cannot do it on this machine or in this precision.
+    """
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):  # some announce themselves
+            quantiser.quantise(base)
+    except ImportError as error:
+        raise CannotAdapt(f"{quantiser.package} is not installed: {error}") from error
+    except Exception as error:
+        raise CannotAdapt(f"{quantiser.package} cannot quantise it: {type(error).__name__}: {error}") from error
 
 
 def _batches(method: Method) -> Iterator[Tuple[Drawing, Batch]]:

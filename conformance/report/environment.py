@@ -28,6 +28,12 @@ PACKAGES = (
     "hypothesis",
     "pytest",
     "pytest-xdist",
+    "bitsandbytes",
+    "torchao",
+    "hqq",
+    "optimum-quanto",
+    "gptqmodel",
+    "aqlm",
 )
 
 

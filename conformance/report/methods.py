@@ -35,9 +35,9 @@ def render(report: Report, upstream: Optional[Report] = None) -> str:
         f"`{escaped(str(report.header.get('command')))}`, {report.header.get('started', '?')}:",
         f"{escaped(facts(report))}.",
         "",
-        f"Every method that PEFT registers, and variants of LoRA, two adapters of each on a Llama of width 128 with "
-        f"two layers: {_counts(verdicts)}. Each row of a mixed batch is held against that row alone under its "
-        "adapter; the error is the largest, the separation how far the adapters are apart at least, both relative.",
+        "Every method that PEFT registers, variants of LoRA, and LoRA on quantised bases, two adapters of each on a "
+        f"Llama of width 128 with two layers: {_counts(verdicts)}. Each row of a mixed batch is held against that row alone under "
+        "its adapter; the error is the largest, the separation how far the adapters are apart at least, both relative.",
         "",
         *([f"Without the shim: {_counts(swept(upstream))}.", ""] if upstream else []),
         row(["method", "in a mixed batch", *["without the shim"] * bool(upstream), "error", "separation", "because"]),

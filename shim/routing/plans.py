@@ -14,6 +14,7 @@ from shim import policy
 from shim.batch import MixedBatch
 from shim.errors import Unroutable
 from shim.modules import base_layer_of
+from shim.quantised import check_quantised
 from shim.routing.inputs import Inputs
 from shim.routing.plan import Plan, generalize, instantiate
 from shim.routing.trace import Owners, trace, trace_to_the_end
@@ -180,7 +181,7 @@ def _traced(
     owners: Owners,
 ) -> Plan:
     try:
-        return tracing(function, batch, inputs, rows, owners)
+        plan = tracing(function, batch, inputs, rows, owners)
     except (Unroutable, MemoryError, torch.cuda.OutOfMemoryError):
         raise
     except Exception as error:
@@ -188,6 +189,8 @@ def _traced(
             raise
         # The model's own error is met again by the next route, in the open.
         raise Unroutable(f"tracing raised {type(error).__name__}: {error}") from error
+    check_quantised(batch.model)
+    return plan
 
 
 def _remember(model: Any, signature: Signature, found: Any, again: bool) -> None:

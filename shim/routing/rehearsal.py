@@ -19,6 +19,7 @@ import torch
 from shim.batch import MixedBatch, method_of
 from shim.errors import RefusedError
 from shim.no_trace import nothing_changed
+from shim.quantised import check_quantised
 from shim.routing.chance import without_chance
 from shim.routing.inputs import PER_SAMPLE, SHARED, Inputs, root_name, sample_rules, take, with_caches_cloned
 from shim.routing.layout import Layout, find_layout
@@ -75,6 +76,7 @@ def _rehearse(run: Run, batch: MixedBatch, inputs: Inputs, owners: Owners) -> La
         with torch.no_grad(), nothing_changed(batch.model), select(batch.selection(adapter)), steady():
             whole = run(with_caches_cloned(inputs))
             parts = [_run_part(run, inputs, rules, group.rows) for group in batch.groups]
+        check_quantised(batch.model)
         layouts.append(find_layout(whole, parts, batch.groups))
     return layouts[-1]  # of an adapter where there is one: virtual tokens may stand in its outputs
 

@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
-from shim.routing.rules import attention, creation, indexing, loss, movement, placement, products, reduction, spatial
+from shim.routing.rules import (
+    attention,
+    creation,
+    indexing,
+    loss,
+    movement,
+    placement,
+    products,
+    quantised,
+    reduction,
+    spatial,
+)
 from shim.routing.rules.op import RULES, Op, Result, find_rule
 
 
@@ -22,6 +33,7 @@ __all__ = [
     "movement",
     "placement",
     "products",
+    "quantised",
     "reduction",
     "spatial",
 ]

@@ -15,6 +15,7 @@ from tests.shim.routing.rules import (
     test_movement,
     test_placement,
     test_products,
+    test_quantised,
     test_reduction,
     test_spatial,
 )
@@ -46,8 +47,8 @@ MODULES = [
     test_reduction,
     test_spatial,
 ]
-# By tests of their own: ownership, recurrent layers.
-ELSEWHERE = set("nonzero masked_select repeat_interleave mkldnn_rnn_layer".split())
+# By tests of their own: ownership, recurrent layers, quantisers.
+ELSEWHERE = set("nonzero masked_select repeat_interleave mkldnn_rnn_layer".split()) | test_quantised.NAMES
 # The same function as a rule that is tested, under a name that the processor does not run.
 NOT_RUN = set(
     """
