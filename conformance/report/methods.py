@@ -36,8 +36,9 @@ def render(report: Report, upstream: Optional[Report] = None) -> str:
         f"{escaped(facts(report))}.",
         "",
         "Every method that PEFT registers, variants of LoRA, and LoRA on quantised bases, two adapters of each on a "
-        f"Llama of width 128 with two layers: {_counts(verdicts)}. Each row of a mixed batch is held against that row alone under "
-        "its adapter; the error is the largest, the separation how far the adapters are apart at least, both relative.",
+        f"Llama of width 128 with two layers: {_counts(verdicts)}. Each row of a mixed batch is held against that row "
+        "alone under its adapter; the error is the largest, the separation how far the adapters are apart at least, "
+        "both relative.",
         "",
         *([f"Without the shim: {_counts(swept(upstream))}.", ""] if upstream else []),
         row(["method", "in a mixed batch", *["without the shim"] * bool(upstream), "error", "separation", "because"]),
