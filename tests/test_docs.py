@@ -14,7 +14,8 @@ import shim.__main__
 import tests.faults.call_faults
 import tests.faults.one_pass_faults
 import tests.faults.split_faults
-import tests.faults.training_faults  # noqa: F401
+import tests.faults.training_faults
+import tests.faults.weighted_faults  # noqa: F401
 from conformance.checks import CHECKS
 from shim.routing.rules import RULES
 from tests.faults.planted import FAULTS

@@ -11,6 +11,7 @@ from conformance.checks import (
     rows,
     state,
     training,
+    weighted,
 )
 from conformance.checks.check import CHECKS, Check, check
 
@@ -28,4 +29,5 @@ __all__ = [
     "rows",
     "state",
     "training",
+    "weighted",
 ]

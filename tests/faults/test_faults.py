@@ -10,7 +10,8 @@ import pytest
 import tests.faults.call_faults
 import tests.faults.one_pass_faults
 import tests.faults.split_faults
-import tests.faults.training_faults  # noqa: F401
+import tests.faults.training_faults
+import tests.faults.weighted_faults  # noqa: F401
 from conformance.checks import CHECKS
 from conformance.examination import examine
 from conformance.models import MODELS
