@@ -12,6 +12,7 @@ from conformance.checks import (
     rows,
     state,
     training,
+    weighted,
 )
 from conformance.checks.check import CHECKS, Check, check
 
@@ -30,4 +31,5 @@ __all__ = [
     "rows",
     "state",
     "training",
+    "weighted",
 ]

@@ -1,8 +1,7 @@
-"""Chapter Algebra: merged is unmerged, a weighted adapter is the sum of its parts, W x and B(A x) add up (A1-A3)."""
+"""Chapter Algebra: merged is unmerged, W x and B(A x) add up (A1, A3)."""
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Dict, List, Tuple
 
 from conformance.case import Case
@@ -10,7 +9,6 @@ from conformance.checks.check import check
 from conformance.compare import Evidence, Inapplicable, Mismatch, Vacuous, compare_row, relative_error
 from conformance.outputs import tensors_of
 from conformance.scenarios import BASE, Draws
-from conformance.subject import with_adapters
 
 if TYPE_CHECKING:
     from conformance.models import Model
@@ -41,12 +39,6 @@ def merging_gives_the_unmerged_outputs_and_unmerging_restores(case: Case) -> Evi
     return evidence
 
 
-@check("A2", draws=_FEW, applies=_any)
-def a_concatenated_adapter_is_the_weighted_sum_of_its_parts(case: Case) -> Evidence:
-    """Is the product that `add_weighted_adapter` makes by `cat` the weighted sum of its parts' in every layer?"""
-    return _expect_weighted_sum(case)
-
-
 @check("A3", draws=_FEW, applies=_any)
 def the_base_and_the_adapters_term_add_up(case: Case) -> Evidence:
     """Is what an adapted linear layer gives W x plus scaling * B(A x), each taken by itself?"""
@@ -64,47 +56,26 @@ def the_base_and_the_adapters_term_add_up(case: Case) -> Evidence:
                 raise Mismatch(f"W x + s B(A x) differs by {evidence.error:.1e} from {path} under {name!r}")
     if evidence.separation == float("inf"):
         raise Inapplicable("no adapter of this scenario lies on a linear layer")
-    return _with_power(case, evidence)
+    return with_power(case, evidence)
 
 
-def _expect_weighted_sum(case: Case) -> Evidence:
-    names = list(case.scenario.names)
-    # All on the same layers, since PEFT combines them layer by layer; without rsLoRA, since PEFT scales a combination
-    # that begins with such an adapter by the root of its rank.
-    adapters = [replace(adapter, targets=case.model.targets, rslora=False) for adapter in case.scenario.adapters]
-    model = with_adapters(case.model, adapters, case.scenario.seed, case.device)
-    weights = [0.5 + index for index in range(len(names))]
-    parts = {name: _deltas(model, name) for name in names}
-    try:
-        model.add_weighted_adapter(names, weights, "sum", combination_type="cat")
-    except (NotImplementedError, ValueError) as error:
-        raise Inapplicable(f"PEFT does not combine these: {error}") from error
-    evidence = Evidence()
-    for path, delta in _deltas(model, "sum").items():
-        want = sum(weight * parts[name][path] for name, weight in zip(names, weights))
-        nearest = min(relative_error(parts[name][path], want) for name in names)
-        gap = relative_error(delta, want)
-        evidence += Evidence(gap, nearest)
-        if gap > max(case.tier.tolerance, 1e-9):
-            raise Mismatch(f"{path} of the combined adapter differs by {gap:.1e} from the weighted sum")
-    return _with_power(case, evidence)
-
-
-def _with_power(case: Case, evidence: Evidence) -> Evidence:
+def with_power(case: Case, evidence: Evidence) -> Evidence:
+    """Return the evidence; raise `Vacuous` where the parts are too alike for it to count."""
     if evidence.separation < max(case.tier.least_separation, 1e-6):
         raise Vacuous(f"the parts differ by {evidence.separation:.1e} only")
     return evidence
 
 
-def _deltas(model: Any, name: str) -> Dict[str, Any]:
+def deltas(model: Any, name: str) -> Dict[str, Any]:
     """Return what an adapter adds to the weight of every layer that it lies on."""
     import torch
 
     with torch.no_grad():
-        return {path: layer.get_delta_weight(name) for path, layer in _layers(model, name)}
+        return {path: layer.get_delta_weight(name) for path, layer in adapter_layers(model, name)}
 
 
-def _layers(model: Any, name: str) -> List[Tuple[str, Any]]:
+def adapter_layers(model: Any, name: str) -> List[Tuple[str, Any]]:
+    """Return (path, layer) of every layer that an adapter lies on."""
     from peft.tuners.lora import LoraLayer
 
     return [
@@ -120,7 +91,7 @@ def _calls_of_linear_layers(case: Case, name: str) -> List[Tuple[str, Any, Any, 
 
     calls: List[Tuple[str, Any, Any, Any]] = []
     handles = []
-    for path, layer in _layers(case.peft_model, name):
+    for path, layer in adapter_layers(case.peft_model, name):
         if isinstance(layer.get_base_layer(), torch.nn.Linear):
 
             def note(module: Any, args: Any, output: Any, path: str = path) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Tuple
 
 from conformance.upstream.defect import Defect, Sighting, Where
 from conformance.upstream.switching import SWITCHING
+from conformance.upstream.weighted import WEIGHTED
 
 if TYPE_CHECKING:
     from conformance.models import Model
@@ -19,6 +20,7 @@ _WRONG = r"differs by|output rows? of row|was answered"
 
 # Whether a batch that comes out right is right: a mixed forward is made, and its rows are held against their own.
 _ROWS = (
+    "a_combined_adapter_has_rows_of_its_own",
     "a_batch_of_one_or_under_one_adapter_is_right",
     "a_row_is_right_after_calls_of_other_sizes",
     "a_row_is_right_after_its_adapters_weights_changed",
@@ -341,6 +343,7 @@ DEFECTS: Tuple[Defect, ...] = (
             ),
         ),
     ),
+    *WEIGHTED,
     _ignores_names("4.33", _takes_anything),
     _ignores_names("4.46", lambda model: model.name in ("llama", "mixtral")),
     _ignores_names("4.51", lambda model: model.name == "gpt2"),

@@ -20,6 +20,9 @@ def catalogue() -> Tuple[Patch, ...]:
         saved_modules_delete,
         saved_modules_switch,
         saved_modules_unload,
+        weighted_negative,
+        weighted_rslora,
+        weighted_svd,
     )
 
     return (
@@ -33,4 +36,7 @@ def catalogue() -> Tuple[Patch, ...]:
         models_own_switching.PATCH,
         pipeline_adapter_names.PATCH,
         compiled_generate.PATCH,
+        weighted_svd.PATCH,
+        weighted_negative.PATCH,
+        weighted_rslora.PATCH,
     )

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Sequence
+
+ROUNDING = 1e-3
+"""What a sum in float32 may be off by, relative to its size, beside defects of a tenth and more."""
 
 
 def folded(fold: int) -> Any:
@@ -107,6 +110,25 @@ def disabled_with_a_new_layer() -> Any:
         model.disable_adapter_layers()
         model.add_adapter("two", LoraConfig(target_modules=["1"], r=1))
     return model
+
+
+def gap_of_a_sum(weights: Sequence[float], use_rslora: bool = False, **how: Any) -> float:
+    """Return how far what PEFT combines of as many adapters as there are weights is from their sum, relative to it."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+
+    names = [f"part{index}" for index in range(len(weights))]
+    config = LoraConfig(target_modules=["0"], r=2, lora_alpha=6, use_rslora=use_rslora, init_lora_weights=False)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model: Any = get_peft_model(torch.nn.Sequential(torch.nn.Linear(3, 3)), config, adapter_name=names[0])
+        for name in names[1:]:
+            model.add_adapter(name, config)
+    layer = model.base_model.model[0]
+    with torch.no_grad():
+        want: Any = sum(weight * layer.get_delta_weight(name) for weight, name in zip(weights, names))
+        model.add_weighted_adapter(names, list(weights), "sum", **how)
+        return float((layer.get_delta_weight("sum") - want).norm() / want.norm())
 
 
 def _number_weights(model: Any) -> None:

@@ -81,7 +81,8 @@ def _rule(path: str, whole: Any, parts: List[Any], groups: Sequence[Group]) -> R
             return Rule(SHARED)
         raise RefusedError(
             f"output {shown(path)} of shape {tuple(whole.shape)} has no dimension of samples, but its value depends "
-            "on them. Leave it out (a loss: pass no labels), or run one adapter a call"
+            "on them. Leave it out (a loss: pass no labels, and compute it from the logits of the whole batch, which "
+            "gradients flow through), or run one adapter a call"
         )
     return _rule_of_rows(path, whole, parts, groups, dims[0])
 

@@ -453,6 +453,21 @@ def test_the_loss_is_of_all_samples_in_training_mode_only():
         model.eval()(input_ids=tokens(), labels=tokens(), adapter_names=NAMES)
 
 
+def test_a_split_takes_no_labels_and_its_logits_carry_gradients(monkeypatch):
+    split_only(monkeypatch)
+    model = llama()
+    with pytest.raises(shim.RefusedError, match="compute it from the logits of the whole batch"):
+        model(input_ids=tokens(), labels=tokens(), adapter_names=NAMES)
+    logits = model(input_ids=tokens(), adapter_names=NAMES).logits[:, :-1].reshape(-1, 48)
+    nn.functional.cross_entropy(logits.float(), tokens()[:, 1:].reshape(-1)).backward()
+
+    def run(model, row):
+        x = tokens()[row : row + 1]
+        return model(input_ids=x, labels=x).loss / 4
+
+    assert_same(gradients(model), sequential(llama(), run), rtol=1e-5)
+
+
 def test_a_frozen_adapter_is_warned_of_and_stays_frozen():
     model = llama()
     for path, weight in model.named_parameters():

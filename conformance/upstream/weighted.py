@@ -1,0 +1,43 @@
+"""Upstream's defects where adapters are combined by `add_weighted_adapter`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Tuple
+
+from conformance.upstream.defect import Defect, Sighting
+
+if TYPE_CHECKING:
+    from conformance.models import Model
+
+
+def _every(model: Model) -> bool:
+    return True
+
+
+WEIGHTED: Tuple[Defect, ...] = (
+    Defect(
+        "combinations_of_rslora",
+        "a combination that begins with an rsLoRA adapter is the square root of its rank too large",
+        "huggingface/peft#3449, merged after peft 0.21.2",
+        {"peft": ">=0.9,<=0.21.2"},
+        (Sighting(("a_concatenated_adapter_is_the_weighted_sum_of_its_parts",), _every, r"from the weighted sum"),),
+    ),
+    Defect(
+        "combinations_by_svd",
+        "adapters combined by svd have their scaling applied twice, so that only those scaled by 1 come out right",
+        "huggingface/peft#3111, peft 0.21.0",
+        {"peft": ">=0.9,<0.21"},
+        (
+            Sighting(
+                ("an_adapter_combined_by_svd_is_the_nearest_to_the_weighted_sum",), _every, r"from the weighted sum"
+            ),
+        ),
+    ),
+    Defect(
+        "combinations_with_negative_weights",
+        "adapters combined matrix by matrix lose the sign of negative weights, refused below 0.18",
+        "huggingface/peft#2918, peft 0.19.0",
+        {"peft": ">=0.18,<0.19"},
+        (Sighting(("a_negative_weight_takes_an_adapter_away",), _every, r"from the weighted sum"),),
+    ),
+)
