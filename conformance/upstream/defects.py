@@ -49,7 +49,17 @@ _OWN = "a_models_own_adapters_give_each_row_its_own_run"
 _OWN_TOKENS = "a_models_own_adapters_generate_each_rows_own_tokens"
 _OWN_SWITCHING = "a_models_own_adapters_stay_right_after_switching_and_deleting"
 _NO_ADAPTERS = "a_model_without_adapters_refuses_names"
-_MIXED = (*_ROWS, *_SAVED, *_REFUSALS, *_UNKNOWN, _ACTIVE, _THREADS, "outputs_that_mix_samples_are_refused_by_name")
+_ELSEWHERE = ("data_parallel_ranks_have_rows_of_their_own", "rows_are_the_same_where_weights_are_kept_elsewhere")
+_MIXED = (
+    *_ROWS,
+    *_SAVED,
+    *_REFUSALS,
+    *_UNKNOWN,
+    *_ELSEWHERE,
+    _ACTIVE,
+    _THREADS,
+    "outputs_that_mix_samples_are_refused_by_name",
+)
 _TRAINED = ("each_adapter_gets_the_gradient_of_its_own_rows", "each_row_is_dropped_by_its_own_adapter")
 _TRAINING = (
     *_TRAINED,

@@ -34,6 +34,19 @@ WEIGHTED: Tuple[Defect, ...] = (
         ),
     ),
     Defect(
+        "combinations_by_dare",
+        "adapters combined by DARE are not scaled up for the elements that were dropped",
+        "huggingface/peft#3152, peft 0.19.1",
+        {"peft": ">=0.9,<0.19.1"},
+        (
+            Sighting(
+                ("adapters_combined_matrix_by_matrix_are_what_each_way_says",),
+                _every,
+                r"by dare_linear has an element that is no sum of kept and dropped ones",
+            ),
+        ),
+    ),
+    Defect(
         "combinations_with_negative_weights",
         "adapters combined matrix by matrix lose the sign of negative weights, refused below 0.18",
         "huggingface/peft#2918, peft 0.19.0",

@@ -20,6 +20,7 @@ def catalogue() -> Tuple[Patch, ...]:
         saved_modules_delete,
         saved_modules_switch,
         saved_modules_unload,
+        weighted_dare,
         weighted_negative,
         weighted_rslora,
         weighted_svd,
@@ -39,4 +40,5 @@ def catalogue() -> Tuple[Patch, ...]:
         weighted_svd.PATCH,
         weighted_negative.PATCH,
         weighted_rslora.PATCH,
+        weighted_dare.PATCH,
     )
