@@ -124,11 +124,11 @@ def gap_of_a_sum(weights: Sequence[float], use_rslora: bool = False, **how: Any)
         model: Any = get_peft_model(torch.nn.Sequential(torch.nn.Linear(3, 3)), config, adapter_name=names[0])
         for name in names[1:]:
             model.add_adapter(name, config)
-    layer = model.base_model.model[0]
-    with torch.no_grad():
-        want: Any = sum(weight * layer.get_delta_weight(name) for weight, name in zip(weights, names))
-        model.add_weighted_adapter(names, list(weights), "sum", **how)
-        return float((layer.get_delta_weight("sum") - want).norm() / want.norm())
+        layer = model.base_model.model[0]
+        with torch.no_grad():
+            want: Any = sum(weight * layer.get_delta_weight(name) for weight, name in zip(weights, names))
+            model.add_weighted_adapter(names, list(weights), "sum", **how)
+            return float((layer.get_delta_weight("sum") - want).norm() / want.norm())
 
 
 def _number_weights(model: Any) -> None:

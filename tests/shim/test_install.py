@@ -52,6 +52,10 @@ PLACES = {
     ],
     "pipeline_adapter_names": [("transformers", "Pipeline", "__call__")],
     "compiled_generate": [("transformers", "PreTrainedModel", "get_compiled_call")],
+    "weighted_svd": [("peft", "LoraModel", "_svd_generalized_task_arithmetic_weighted_adapter")],
+    "weighted_negative": [("peft", "LoraModel", "_generalized_task_arithmetic_weighted_adapter")],
+    "weighted_rslora": [("peft", "LoraModel", "add_weighted_adapter")],
+    "weighted_dare": [("peft.utils", "merge_utils", "random_pruning")],
 }
 
 
