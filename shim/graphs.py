@@ -9,6 +9,7 @@ of their own, in which every adapted layer is one operator that asks the running
 from __future__ import annotations
 
 import enum
+import functools
 import sys
 from contextlib import nullcontext
 from typing import Any, Callable, ContextManager, Iterator
@@ -87,6 +88,7 @@ def as_written(original: Callable[[Any], Any], asked: Callable[[], Graphs]) -> C
     # Breakpoint: torch 2.12 or 2.13: with fullgraph=True the graphs that a call ran are counted, and none raises.
     count = getattr(torch._C._dynamo.eval_frame, "set_fullgraph_compiled_frame_count", lambda _: -1)
 
+    @functools.wraps(original)
     def callback_from_stance(callback: Any) -> Any:
         if asked() is not Graphs.NONE:
             return original(callback)
