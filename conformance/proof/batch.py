@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import time
 import warnings
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Callable, Dict, Iterator, List, Mapping, Sequence, Tuple
@@ -65,8 +66,11 @@ def run(todo: Sequence[Batch], package: str, workers: int) -> Iterator[Tally]:
     if workers <= 1 or len(todo) <= 1:
         yield from map(tallied, todo)
         return
-    with _one_thread_each(), multiprocessing.get_context("spawn").Pool(workers, load, (package,)) as pool:
-        yield from pool.imap_unordered(tallied, todo)
+    spawn = multiprocessing.get_context("spawn")
+    # Not multiprocessing.Pool, whose workers may have no children, and some checks start ranks.
+    with _one_thread_each(), ProcessPoolExecutor(workers, spawn, load, (package,)) as pool:
+        for done in as_completed([pool.submit(tallied, batch) for batch in todo]):
+            yield done.result()
 
 
 def tallied(batch: Batch, run_one: Callable[[Fault, Settings, bool], Verdict] = trial) -> Tally:

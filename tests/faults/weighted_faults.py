@@ -2,7 +2,7 @@
 
 from peft.tuners.lora import LoraLayer, LoraModel
 
-from tests.faults.planted import answering, fault
+from tests.faults.planted import SPLIT, answering, fault
 
 
 def combined_by(patch, method, change):
@@ -51,6 +51,6 @@ def signs_of_weights_are_lost(patch):
     )
 
 
-@fault("llama", "a_combined_adapter_has_rows_of_its_own")
+@fault(SPLIT, "llama", "a_combined_adapter_has_rows_of_its_own")
 def a_combined_adapter_is_taken_for_its_first_part(patch):
     answering(patch, lambda _, adapter: "ann" if adapter == "sum" else adapter)
