@@ -207,14 +207,14 @@ CONTRACT: Tuple[Chapter, ...] = (
             Clause(
                 "E2",
                 "DDP, FSDP2 and tensor parallel through torch.distributed.",
-                "`tests/shim/engines/` has tensor parallelism, the gradients of both others, and that whatever would "
-                "let a rank wait for ever is refused on all. On gloo; NCCL has not been tried.",
+                "`tests/shim/engines/test_processes.py` has tensor parallelism, the gradients of both others, and that "
+                "whatever would let a rank wait for ever is refused on all. On gloo; NCCL has not been tried.",
             ),
             Clause(
                 "E3",
                 "accelerate's device_map and offload.",
-                "`tests/shim/engines/` has checkpoints that are dispatched as they are loaded, other layers and "
-                "`generate`.",
+                "`tests/shim/engines/test_offload.py` has checkpoints that are dispatched as they are loaded, other "
+                "layers and `generate`.",
             ),
             Clause("E4", "float64, float32, bfloat16, float16, autocast."),
             Clause(

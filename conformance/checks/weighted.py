@@ -51,6 +51,9 @@ def an_adapter_combined_by_svd_is_the_nearest_to_the_weighted_sum(case: Case) ->
     model = _model(case, most=2)  # a rank beyond the layer's own has no singular values
     parts = _parts(case, model)
     full = sum(model.peft_config[name].r for name in parts)
+    narrowest = min(min(delta.flatten(1).shape) for part in parts.values() for delta in part.values())
+    if full > narrowest:
+        raise Inapplicable(f"a layer has {narrowest} singular values, but should have {full}, the ranks together")
     weights = _WEIGHTS[: len(parts)]
     _combine(model, list(parts), weights, "all", combination_type="svd", svd_rank=full)
     _combine(model, list(parts), weights, "one", combination_type="svd", svd_rank=1)

@@ -190,7 +190,7 @@ def test_markdown_escapes_what_details_hold():
 def test_header_has_the_facts():
     found = header(Settings(with_shim=False, examples=3), "cuda: NVIDIA H200")
     assert found["environment"]["device"] == "cuda: NVIDIA H200"
-    assert found["settings"] == {"device": "auto", "with_shim": False, "examples": 3, "shrink": False}
+    assert found["settings"] == {"device": "auto", "with_shim": False, "examples": 3, "shrink": False, "seed": None}
     assert "pytest" in versions()
 
 
