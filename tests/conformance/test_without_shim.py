@@ -27,7 +27,7 @@ SHOWN = (
 )
 # More scenarios than one or two, since a broken version may be right by luck: which are drawn depends on the constants
 # in the modules that happen to be imported (hypothesis collects them).
-SETTINGS = Settings(with_shim=False, examples=3)
+SETTINGS = Settings(with_shim=False, examples=6)
 
 
 @pytest.mark.parametrize("name", sorted(set(CHECKS) - {"threads_do_not_affect_each_other"}))
