@@ -169,7 +169,8 @@ def tensor_parallel(rank):
 # The tests.
 
 NEEDS_FULLY_SHARD = pytest.mark.skipif(
-    not hasattr(__import__("torch.distributed.fsdp", fromlist=["fsdp"]), "fully_shard"), reason="fully_shard: torch 2.6"
+    not hasattr(__import__("torch.distributed.fsdp", fromlist=["fsdp"]), "fully_shard"),
+    reason="fully_shard, and torch.distributed.tensor as it is used here: torch 2.6",
 )
 
 
@@ -213,7 +214,7 @@ def test_shards_inside_an_adapted_layer_are_refused(tmp_path):
         assert "block around" in said
 
 
-@pytest.mark.skipif(not hasattr(torch.distributed, "device_mesh"), reason="torch.distributed.tensor: torch 2.5")
+@NEEDS_FULLY_SHARD
 def test_tensor_parallel_rows_are_those_of_one_process(tmp_path):
     for said in in_two(tensor_parallel, tmp_path):
         assert "the same adapter_names" in said

@@ -24,14 +24,17 @@ class Mixed(torch.nn.Module):
 def expect_refused(record, by):
     """Check that recording a mixed call is refused by name, and that the model goes on as before."""
     model, inputs = llama(), sentences(5)
-    with pytest.raises(Exception, match=by) as refused:
+    with pytest.raises(Exception) as refused:  # noqa: PT011 (looked at below)
         record(Mixed(model), tuple(inputs.values()))
     error = refused.value
     while error is not None and not isinstance(error, shim.RefusedError):
         error = error.__cause__ or error.__context__
-    assert error is not None, refused.value
     with torch.no_grad():
         expect_rows(model(**inputs, adapter_names=NAMES).logits, copy.deepcopy(model), inputs, NAMES)
+    if error is None and not hasattr(getattr(torch, "compiler", None), "is_exporting"):  # torch 2.7
+        pytest.skip(f"this torch raises an error of its own: {refused.value}")
+    assert error is not None, refused.value
+    assert by in str(error)
 
 
 @pytest.mark.skipif(not hasattr(torch, "export"), reason="torch.export: torch 2.1")
