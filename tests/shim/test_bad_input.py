@@ -6,7 +6,7 @@ import numpy as np
 import peft
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -50,7 +50,14 @@ NAMES = st.one_of(
     ODD.filter(lambda value: value is not None),  # no names at all: an ordinary call
     st.just(["ann"] * 10_000),
 )
-ROWS = st.one_of(st.integers(0, 4), st.just("no tensor"), st.just("a dict"), st.just("a list"), st.just("a scalar"))
+ROWS = st.one_of(
+    st.just("one a name"),
+    st.integers(0, 4),
+    st.just("no tensor"),
+    st.just("a dict"),
+    st.just("a list"),
+    st.just("a scalar"),
+)
 OWNERS = st.one_of(
     st.none(),
     st.just({}),
@@ -102,6 +109,8 @@ def assert_own_rows(model, x, names, observed):
 
 def outcome(model, names, rows, owners):
     """Make the call and return the error that it raised, after its rows or the model's state are checked."""
+    if rows == "one a name":
+        rows = len(names) if isinstance(names, (list, tuple)) else 3
     x, inputs = given_rows(rows)
     before = state_of(model)
     with torch.no_grad():
@@ -125,13 +134,17 @@ def test_any_input_is_answered_row_by_row_or_refused(installed_shim):
     model = build()
     seen = []
 
+    # Each way is taken by an example: what is drawn may miss one for 400 draws (Hypothesis 6.113 in 9 runs of 50).
     @settings(max_examples=400)
     @given(NAMES, ROWS, OWNERS)
+    @example(["ann", "__base__", "ben"], 3, None)
+    @example(["ann", "Ann"], 2, None)
+    @example(["ann", "ben"], 3, None)
     def fuzz(names, rows, owners):
         seen.append(type(outcome(model, names, rows, owners)))
 
     fuzz()
-    assert {type(None), shim.AdapterNamesError, shim.UnknownAdapterError} <= set(seen)  # each way was taken
+    assert set(seen[:3]) == {type(None), shim.UnknownAdapterError, shim.AdapterNamesError}
 
 
 def test_names_given_twice_are_pythons_own_error(installed_shim):
