@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence
 
 from conformance.bench import llama
-from conformance.bench.measurements import Row, one_thread, spread
+from conformance.bench.measurements import Row, measuring, one_thread, spread
 from conformance.bench.timing import interleaved
 from conformance.shim_switch import shim_installed, shim_uninstalled
 
@@ -53,21 +53,27 @@ def cases(quick: bool) -> List[Case]:
             Case(512, 8, 32, 16, 32, 32, target=1.1),
             Case(512, 8, 32, 4, 32, 32, generates=True, target=1.15),
         ]
+    decoding = [Case(width, rank, 32, 1, n, 32) for width, rank in _SIZES for n in (2, 8, 32)]
+    prompts = [Case(width, rank, 32, 16, n, 32, target=_prompt_target(rank)) for width, rank in _SIZES for n in (2, 32)]
+    long = [Case(width, rank, 8, 128, 8, 32, target=_prompt_target(rank)) for width, rank in _SIZES]
+    generating = [
+        Case(width, rank, 32, 4, n, 32, generates=True, target=1.15 if rank <= 16 else 1.5)
+        for width, rank in ((512, 8), (512, 64), (1024, 16))
+        for n in (2, 8, 32)
+    ]
     return [
         *[Case(512, 8, 64, 1, distinct, 64) for distinct in (1, 2, 4, 8, 16, 32, 64)],
         *[Case(512, 8, 8, 16, 2, loaded) for loaded in (2, 8, 32, 128)],
-        *[
-            Case(width, rank, 32, tokens, distinct, 32, target=1.1 if tokens >= 16 and rank <= 16 else 0.0)
-            for width, rank in ((512, 8), (512, 16), (512, 64), (1024, 16))
-            for tokens in (1, 16, 128)
-            for distinct in (2, 8, 32)
-        ],
-        *[
-            Case(width, rank, 32, 4, distinct, 32, generates=True, target=1.15 if rank <= 16 else 1.5)
-            for width, rank in ((512, 8), (512, 16), (512, 64), (1024, 16))
-            for distinct in (2, 8, 32)
-        ],
+        *[Case(512, 8, samples, 1, samples, 64) for samples in (1, 4, 16)],
+        *sorted([*decoding, *prompts, *long, *generating], key=lambda case: (case.width, case.rank)),
     ]
+
+
+_SIZES = ((512, 4), (512, 8), (512, 16), (512, 64), (1024, 16))
+
+
+def _prompt_target(rank: int) -> float:
+    return 1.1 if rank <= 16 else 0.0
 
 
 def measure(*, quick: bool, seconds: float, layers: int = 8, of: Sequence[Case] = ()) -> List[Row]:
@@ -78,6 +84,7 @@ def measure(*, quick: bool, seconds: float, layers: int = 8, of: Sequence[Case] 
     models: Optional[Models] = None
     with one_thread(), torch.no_grad():
         for case in of or cases(quick):
+            measuring(case.name)
             if models is None or not models.serve(case):
                 models = Models(layers, case)
             rows += _ratios(case, models, seconds)

@@ -13,10 +13,14 @@ from conformance.selection import CannotLoad
 Bench = Callable[..., List[Row]]
 
 
+def _layers(quick: bool) -> int:
+    return 4 if quick else 8
+
+
 def _adapters(quick: bool, seconds: float) -> List[Row]:
     from conformance.bench import adapters
 
-    return adapters.measure(quick=quick, seconds=seconds)
+    return adapters.measure(quick=quick, seconds=seconds, layers=_layers(quick))
 
 
 def _products(quick: bool, seconds: float) -> List[Row]:
@@ -34,7 +38,7 @@ def _memory(quick: bool, seconds: float) -> List[Row]:
 def _switching(quick: bool, seconds: float) -> List[Row]:
     from conformance.bench import switching
 
-    return switching.measure(quick=quick, seconds=seconds)
+    return switching.measure(quick=quick, seconds=seconds, layers=_layers(quick))
 
 
 def _routing(quick: bool, seconds: float) -> List[Row]:
@@ -69,7 +73,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     """Add the command to those of `python -m conformance`."""
     parser = commands.add_parser("bench", help="measure what a mixed batch costs, side by side")
     parser.add_argument("what", nargs="?", choices=[*BENCHES, "all"], default="all", help=" ".join(_HELP.split()))
-    parser.add_argument("--quick", action="store_true", help="a few cases of each, in about three minutes")
+    parser.add_argument("--quick", action="store_true", help="a few cases of each, in under two minutes")
     parser.add_argument("--seconds", type=float, metavar="S", help="for each comparison (default: 3, quick: 0.5)")
     parser.add_argument("--json", metavar="PATH", help="write the measurements there")
     parser.add_argument("--plots", metavar="FOLDER", type=Path, help="draw them there, as PNG; needs matplotlib")

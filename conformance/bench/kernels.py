@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any, Callable, Dict, Iterator, List, Sequence, Tuple
 
 from conformance.bench import llama
-from conformance.bench.measurements import Row, one_thread, spread
+from conformance.bench.measurements import Row, measuring, one_thread, spread
 from conformance.bench.timing import interleaved
 from conformance.shim_switch import KernelProbe
 
@@ -79,6 +79,7 @@ def measure(*, quick: bool, seconds: float, device: str = "", of: Sequence[Case]
 def _ratios(case: Case, device: Any, seconds: float) -> Iterator[Row]:
     import torch
 
+    measuring(case.name)
     dtype = getattr(torch, case.dtype)
     layers = _layers(case, device, dtype)
     x = torch.randn(case.samples, case.tokens, case.width, generator=torch.Generator().manual_seed(0)).to(device, dtype)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Dict, Iterator, Optional, Sequence
@@ -44,6 +45,11 @@ def one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
+
+
+def measuring(what: str) -> None:
+    """Say on stderr what is being measured: some cases take a minute."""
+    print(f"measuring {what}", file=sys.stderr, flush=True)
 
 
 def spread(found: Dict[str, Timing]) -> str:

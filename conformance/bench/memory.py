@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Dict, Iterator, List, Sequence
 
 from conformance.bench import llama
-from conformance.bench.measurements import Row
+from conformance.bench.measurements import Row, measuring
 from conformance.shim_switch import shim_installed
 
 MIB = 2.0**20
@@ -88,6 +88,7 @@ def _slopes(found: Dict[int, Found]) -> Iterator[Row]:
 
 
 def _in_a_process(case: Case) -> Found:
+    measuring(f"{case.loaded} adapters loaded")
     code = f"from conformance.bench.memory import Case, tell; tell({case!r})"
     output = subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.PIPE, text=True).stdout
     return Found(**json.loads(output.splitlines()[-1]))

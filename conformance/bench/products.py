@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Iterator, List, Sequence
 
-from conformance.bench.measurements import Row, one_thread, spread
+from conformance.bench.measurements import Row, measuring, one_thread, spread
 from conformance.bench.timing import interleaved
 
 
@@ -47,6 +47,7 @@ def measure(*, quick: bool, seconds: float, of: Sequence[Case] = ()) -> List[Row
 def _ratios(case: Case, seconds: float) -> Iterator[Row]:
     import torch
 
+    measuring(case.name)
     unmerged, merged = _layer(case), _layer(case)
     merged.merge()
     base, down, up = unmerged.base_layer, unmerged.lora_A["a0"], unmerged.lora_B["a0"]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Callable, Dict, Iterator, List, Sequence
 
 from conformance.bench import llama
-from conformance.bench.measurements import Row, one_thread, spread
+from conformance.bench.measurements import Row, measuring, one_thread, spread
 from conformance.bench.timing import interleaved
 from conformance.shim_switch import shim_installed, shim_uninstalled
 
@@ -37,7 +37,7 @@ class Case:
 
 def cases(quick: bool) -> List[Case]:
     """Return the batches to measure."""
-    sizes = [(1, 8), (16, 8)] if quick else [(tokens, distinct) for tokens in (1, 16, 128) for distinct in (2, 8, 32)]
+    sizes = [(1, 8), (16, 8)] if quick else [(tokens, distinct) for tokens in (1, 16, 64) for distinct in (2, 8, 32)]
     return [Case(512, 8, 32, tokens, distinct) for tokens, distinct in sizes]
 
 
@@ -56,6 +56,7 @@ def _one_of_each_batch(chosen: Sequence[Case]) -> List[Case]:
 
 
 def _ways(case: Case, layers: int, seconds: float) -> Iterator[Row]:
+    measuring(case.name)
     model = llama.build(layers, case.width, case.distinct, case.rank)
     batch, names = llama.inputs(case.samples, case.tokens), llama.names(case.samples, case.distinct)
     parts = {name: [row for row, other in enumerate(names) if other == name] for name in dict.fromkeys(names)}
@@ -82,6 +83,7 @@ def _ways(case: Case, layers: int, seconds: float) -> Iterator[Row]:
 
 def _combination(case: Case, layers: int, seconds: float) -> Iterator[Row]:
     """Measure a fixed combination of two adapters, unmerged and merged, and what merging takes."""
+    measuring(f"{case.name}: merged")
     model = llama.build(layers, case.width, 2, case.rank)
     batch = llama.inputs(case.samples, case.tokens)
 
