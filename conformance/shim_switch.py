@@ -60,6 +60,13 @@ def forget_plans(model: Any) -> None:
     forget(model)
 
 
+def packed(model: Any) -> int:
+    """Lay the weights of each layer's adapters side by side, and return how many bytes were moved."""
+    import shim
+
+    return shim.pack(model)
+
+
 class RoutingProbe:
     """What the bench times of the shim's insides: one mixed call on a model, taken apart.
 
@@ -112,9 +119,10 @@ class KernelProbe:
     """
 
     def __init__(self, names: Sequence[str], device: Any) -> None:
-        from shim.kernels.lora import Segments, bank_of, weights_by_rank
+        from shim.kernels.lora import Segments, bank_of
         from shim.kernels.tables import RowTable
         from shim.kernels.triton_lora import fused, serves
+        from shim.kernels.weights import weights_by_rank
 
         adapters = dict.fromkeys(names)
         rows = {name: [row for row, other in enumerate(names) if other == name] for name in adapters}

@@ -39,6 +39,7 @@ __all__ = [
     "explain",
     "install",
     "load_plans",
+    "pack",
     "plan",
     "save_plans",
     "status",
@@ -103,3 +104,23 @@ def load_plans(model: Any, path: str) -> int:
     from shim.routing.ahead import load
 
     return load(model, path)
+
+
+def pack(model: Any) -> int:
+    """Lay the LoRA weights of each layer side by side in one memory, which mixed batches read in place, uncopied.
+
+    The parameters stay the objects they are, with the values they have; only where their memory lies is new. Training,
+    saving, merging and deleting go on as before. To be called once adapters are loaded and the model is on its device,
+    and again after adapters came, went or moved (`.to()`): what lies right is left as it is. Without it, or after
+    something broke it, batches are as right, and their weights are copied. `torch.save` of one packed parameter writes
+    its neighbours too; safetensors, and so `save_pretrained`, does not.
+
+    Returns:
+        How many bytes were moved.
+
+    Raises:
+        RefusedError: weights are offloaded, shared with other processes, or views of memory that is not their own.
+    """
+    from shim.packing import pack as packed
+
+    return packed(model)

@@ -14,7 +14,7 @@ from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence
 from conformance.bench import llama
 from conformance.bench.measurements import Row, measuring, one_thread, spread
 from conformance.bench.timing import interleaved
-from conformance.shim_switch import shim_installed, shim_uninstalled
+from conformance.shim_switch import packed, shim_installed, shim_uninstalled
 
 TOKENS = 24
 
@@ -92,11 +92,13 @@ def measure(*, quick: bool, seconds: float, layers: int = 8, of: Sequence[Case] 
 
 
 class Models:
-    """A model with the adapters of a case, and one with the first of them in its weights."""
+    """A model with the adapters of a case, one that is packed, and one with the first of them in its weights."""
 
     def __init__(self, layers: int, case: Case) -> None:
         self._about = (case.width, case.rank, case.loaded)
         self.adapted = llama.build(layers, case.width, case.loaded, case.rank)
+        self.packed = copy.deepcopy(self.adapted)
+        packed(self.packed)
         self.merged = copy.deepcopy(self.adapted).merge_and_unload(adapter_names=["a0"])
 
     def serve(self, case: Case) -> bool:
@@ -123,17 +125,18 @@ def _ratios(case: Case, models: Models, seconds: float) -> Iterator[Row]:
 
     ways: Dict[str, Callable[[], object]] = {
         "shim": lambda: run(models.adapted, adapter_names=names),
+        "shim, packed": lambda: run(models.packed, adapter_names=names),
         "PEFT": lambda: run(models.adapted, adapter_names=names),
         "single": lambda: run(models.adapted),
         "merged": lambda: run(models.merged),
         "base": lambda: run(models.adapted),
         "single again": lambda: run(models.adapted),
     }
-    alone = {way: shim_uninstalled for way in ways if way != "shim"}
+    alone = {way: shim_uninstalled for way in ways if not way.startswith("shim")}
     with shim_installed(True):
         found = interleaved(ways, seconds=seconds, within={**alone, "base": models.base})
     for way in ways:
         if way != "single":
-            target = case.target if way == "shim" else 0.0
+            target = case.target if way.startswith("shim") else 0.0
             ratio = found[way].median / found["single"].median
             yield Row(f"{case.name}: {way}", ratio, "x single", target, spread({way: found[way]}))

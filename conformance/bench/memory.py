@@ -7,16 +7,19 @@ of an adapter is the slope.
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import json
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Dict, Iterator, List, Sequence
+from typing import Callable, Dict, Iterator, List, Sequence
 
 from conformance.bench import llama
 from conformance.bench.measurements import Row, measuring
-from conformance.shim_switch import shim_installed
+from conformance.shim_switch import packed, shim_installed
 
 MIB = 2.0**20
 _STATUS = Path("/proc/self/status")
@@ -38,12 +41,15 @@ class Found:
     """Bytes. model: its base weights. peft: the process with the adapters loaded, after calls under one of them.
 
     shim, shim_peak: the same after mixed calls (forward and generate), and the most in them, less the most in PEFT's.
+    packed, packed_peak: likewise, the adapters packed.
     """
 
     model: int
     peft: int
     shim: int
     shim_peak: int
+    packed: int
+    packed_peak: int
 
 
 def counts(quick: bool) -> List[int]:
@@ -66,6 +72,8 @@ def _totals(found: Dict[int, Found]) -> Iterator[Row]:
         yield Row(f"{loaded} adapters loaded: PEFT", one.peft / MIB, "MiB")
         yield Row(f"{loaded} adapters loaded: shim", one.shim / MIB, "MiB")
         yield Row(f"{loaded} adapters loaded: shim, more at its peak than PEFT", one.shim_peak / MIB, "MiB")
+        yield Row(f"{loaded} adapters loaded: shim, packed", one.packed / MIB, "MiB")
+        yield Row(f"{loaded} adapters loaded: shim, packed, more at its peak than PEFT", one.packed_peak / MIB, "MiB")
         yield Row(f"{loaded} adapters loaded: a copy of the model for each", loaded * one.model / MIB, "MiB")
 
 
@@ -75,15 +83,16 @@ def _slopes(found: Dict[int, Found]) -> Iterator[Row]:
         return
     fewest, most = min(several), max(several)
 
-    def slope(total: Dict[int, float]) -> float:
-        return (total[most] - total[fewest]) / (most - fewest)
+    def slope(total: Callable[[Found], float]) -> float:
+        return (total(found[most]) - total(found[fewest])) / (most - fewest)
 
-    peft = slope({loaded: one.peft for loaded, one in found.items()})
+    peft = slope(lambda one: one.peft)
     yield Row("one adapter more: PEFT", peft / MIB, "MiB")
-    held = slope({loaded: one.shim for loaded, one in found.items()})
-    yield Row("one adapter more: shim", held / peft, "x PEFT", 1.05)
-    peak = slope({loaded: one.peft + one.shim_peak for loaded, one in found.items()})
-    yield Row("one adapter more: shim at its peak", peak / peft, "x PEFT")
+    yield Row("one adapter more: shim", slope(lambda one: one.shim) / peft, "x PEFT", 1.05)
+    yield Row("one adapter more: shim at its peak", slope(lambda one: one.peft + one.shim_peak) / peft, "x PEFT")
+    yield Row("one adapter more: shim, packed", slope(lambda one: one.packed) / peft, "x PEFT", 1.05)
+    packed_peak = slope(lambda one: one.peft + one.packed_peak)
+    yield Row("one adapter more: shim, packed, at its peak", packed_peak / peft, "x PEFT", 1.05)
     yield Row("one adapter more: a copy of the model", found[most].model / peft, "x PEFT")
 
 
@@ -113,15 +122,28 @@ def tell(case: Case) -> None:
 
     with torch.no_grad():
         peft_peak = call()
-        peft = _bytes("VmRSS")
+        peft = _held()
         with shim_installed(True):
             shim_peak = call(adapter_names=names)
-            shim = _bytes("VmRSS")
-    print(json.dumps(asdict(Found(base, peft, shim, max(0, shim_peak - peft_peak)))))
+            shim = _held()
+            packed(model)
+            packed_peak = call(adapter_names=names)
+    peaks = max(0, shim_peak - peft_peak), max(0, packed_peak - peft_peak)
+    print(json.dumps(asdict(Found(base, peft, shim, peaks[0], _held(), peaks[1]))))
 
 
 def _forget_peak() -> None:
+    """Begin a new peak, from what is held: freed memory that the allocator keeps would hide what a call takes."""
+    _held()
     _CLEAR.write_text("5")
+
+
+def _held() -> int:
+    """Return the bytes in use; glibc's allocator gives back first what is free."""
+    gc.collect()
+    with suppress(OSError, AttributeError):  # another libc
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+    return _bytes("VmRSS")
 
 
 def _bytes(field: str) -> int:

@@ -6,9 +6,10 @@ from typing import Any, Dict, Iterable, Optional, Sequence, Tuple, Union
 
 import torch
 
-from shim.kernels.lora import KEPT_UP_TO, Bank, Scratch, Segments, Weights, bank_of, pays_to_copy, weights_by_rank
+from shim.kernels.lora import KEPT_UP_TO, Bank, Scratch, Segments, bank_in_place, bank_of, pays_to_copy
 from shim.kernels.tables import RowTable
 from shim.kernels.triton_lora import Fused, fused, serves
+from shim.kernels.weights import Weights, weights_by_rank
 
 Product = Union[Bank, Segments, Fused]
 
@@ -87,11 +88,19 @@ def _products(layer: Any, tokens: int, table: RowTable, memory: Memory) -> Optio
     if banks is None:
         # One at a time: the next one takes the same memory.
         return (_fresh(weights, table.of(slots), tokens, memory.scratch) for slots, weights in found)
-    banks[key] = [bank_of(weights, table.of(slots).tiles(tokens, kept=True)) for slots, weights in found]
+    banks[key] = [_kept(weights, table.of(slots), tokens) for slots, weights in found]
     return banks[key]
 
 
+def _kept(weights: Weights, table: RowTable, tokens: int) -> Bank:
+    in_place = bank_in_place(weights, table.tiles_in_place(tokens))
+    return in_place or bank_of(weights, table.tiles(tokens, kept=True))
+
+
 def _fresh(weights: Weights, table: RowTable, tokens: int, scratch: Scratch) -> Product:
+    in_place = bank_in_place(weights, table.tiles_in_place(tokens))
+    if in_place is not None:
+        return in_place
     if pays_to_copy(weights, tokens * sum(map(len, table.rows)) / len(table.rows)):
         return bank_of(weights, table.tiles(tokens), scratch)
     return Segments(table, weights)

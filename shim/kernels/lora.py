@@ -1,17 +1,19 @@
 """B(A(x)) * scaling of many LoRA adapters at once, added to a layer's output: rows select theirs, never by a mask.
 
-Two ways, alike up to the order of summation. `Bank`: the adapters' weights side by side, one batched product down and
-one up, whatever the number of adapters. `Segments`: one adapter after the other on its rows, its weights as they are.
+Two ways, alike up to the order of summation. `Bank`: the adapters' weights side by side, in their own memory or copied,
+one batched product down and one up, whatever the number of adapters. `Segments`: one adapter after the other on its
+rows, its weights as they are.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
+from typing import Any, Dict, Optional, Sequence, Union
 
 import torch
 
 from shim.kernels.tables import RowTable, Tiles
+from shim.kernels.weights import Weights, side_by_side
 
 Scaling = Union[float, torch.Tensor]
 
@@ -23,21 +25,9 @@ COPIED_PER_TOKEN = 1024
 KEPT_UP_TO = 8
 
 
-_PLAIN = (torch.nn.Parameter, torch.Tensor)
-
-
-@dataclass(frozen=True)
-class Weights:
-    """The weights of some adapters of one rank in one layer: down (rank, in), up (out, rank), and scalings."""
-
-    downs: Tuple[torch.Tensor, ...]
-    ups: Tuple[torch.Tensor, ...]
-    scalings: Tuple[float, ...]
-
-
 @dataclass(frozen=True)
 class Bank:
-    """Copies of the weights of every tile, side by side. down: (tiles, in, rank). up: (tiles, rank, out)."""
+    """The weights of every tile, side by side. down: (tiles, in, rank). up: (tiles, rank, out)."""
 
     tiles: Tiles
     down: torch.Tensor
@@ -93,37 +83,6 @@ def _add(y: torch.Tensor, rows: torch.Tensor, product: torch.Tensor, alpha: floa
     return y.index_copy_(0, rows, (y.index_select(0, rows) + product * alpha).to(y.dtype))
 
 
-def weights_by_rank(layer: Any, adapters: Sequence[str]) -> Optional[List[Tuple[List[int], Weights]]]:
-    """Return the adapters' positions and weights, those of one rank and dtype together.
-
-    None where some adapter is more than two weights and a scaling: a bias, a hook, a parametrization.
-    """
-    downs, ups = (vars(layer)["_modules"][name]._modules for name in ("lora_A", "lora_B"))
-    found: Dict[Any, Tuple[List[int], List[torch.Tensor], List[torch.Tensor], List[float]]] = {}
-    for slot, adapter in enumerate(adapters):
-        down, up = _only_weight(downs[adapter]), _only_weight(ups[adapter])
-        if down is None or up is None:
-            return None
-        slots, some_downs, some_ups, scalings = found.setdefault((down.shape[0], down.dtype), ([], [], [], []))
-        slots.append(slot)
-        some_downs.append(down)
-        some_ups.append(up)
-        scalings.append(layer.scaling[adapter])
-    return [(slots, Weights(tuple(a), tuple(b), tuple(s))) for slots, a, b, s in found.values()]
-
-
-def _only_weight(module: Any) -> Optional[torch.Tensor]:
-    """Return the weight of a linear module that is nothing else; None where calling it may do more."""
-    state = vars(module)
-    if type(module) is not torch.nn.Linear or "forward" in state:
-        return None
-    if state["_forward_hooks"] or state["_forward_pre_hooks"] or state["_backward_hooks"]:
-        return None
-    parameters = state["_parameters"]
-    weight: Optional[torch.Tensor] = parameters["weight"] if parameters["bias"] is None else None
-    return weight if type(weight) in _PLAIN else None  # a DTensor is what its module makes of it
-
-
 def pays_to_copy(weights: Weights, tokens: float) -> bool:
     """Whether copying the weights side by side costs less than one product after the other.
 
@@ -132,6 +91,15 @@ def pays_to_copy(weights: Weights, tokens: float) -> bool:
     """
     each = weights.downs[0].numel() + weights.ups[0].numel()
     return len(weights.downs) > 1 and each <= COPIED + COPIED_PER_TOKEN * tokens
+
+
+def bank_in_place(weights: Weights, tiles: Optional[Tiles]) -> Optional[Bank]:
+    """Return the adapters' own memory as a bank for `tiles`; None where their weights do not lie side by side in it."""
+    down = None if tiles is None else side_by_side(weights.downs)
+    up = None if down is None else side_by_side(weights.ups)
+    if tiles is None or down is None or up is None:
+        return None
+    return Bank(tiles, down.transpose(1, 2), up.transpose(1, 2), _scaling(weights, tiles, down))
 
 
 def bank_of(weights: Weights, tiles: Tiles, scratch: Optional[Scratch] = None) -> Bank:
@@ -143,7 +111,7 @@ def bank_of(weights: Weights, tiles: Tiles, scratch: Optional[Scratch] = None) -
     else:
         down = scratch.stacked(downs, "down").transpose(1, 2)
         up = scratch.stacked([weights.ups[slot] for slot in tiles.slots], "up").transpose(1, 2)
-    return Bank(tiles, down, up, _scaling([weights.scalings[slot] for slot in tiles.slots], down))
+    return Bank(tiles, down, up, _scaling(weights, tiles, down))
 
 
 class Scratch:
@@ -166,7 +134,8 @@ class Scratch:
         return torch.stack(list(tensors), out=memory[:size].view(shape))
 
 
-def _scaling(values: Sequence[float], like: torch.Tensor) -> Scaling:
+def _scaling(weights: Weights, tiles: Tiles, like: torch.Tensor) -> Scaling:
+    values = [weights.scalings[slot] for slot in tiles.slots]
     if len(set(values)) == 1:
         return values[0]
     # Not in half precision, which would round the scalings.

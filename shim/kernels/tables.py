@@ -9,9 +9,11 @@ import torch
 
 # A kept copy of a batch's weights may have this many times as many tiles as adapters.
 MOST_TILES_PER_ADAPTER = 2
-# What a tile's weights cost to read, in rows of one token: on CPU, seven adapters of rank 8 to 64 at width 512 and
-# 1024. Between 4 and 16 the choices are the same for batches of up to 64 rows.
+# What a tile's weights cost to copy and read, in rows of one token: on CPU, seven adapters of rank 8 to 64 at width 512
+# and 1024. Between 4 and 16 the choices are the same for batches of up to 64 rows.
 WEIGHTS_PER_TILE = 8
+# The same of weights that are read where they are.
+WEIGHTS_IN_PLACE = 4
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,8 @@ class RowTable:
         self.adapters = tuple(rows)
         self.rows = tuple(tuple(rows[name]) for name in self.adapters)
         self.size, self.device = size, device
-        self._tiles: Dict[int, Tiles] = {}
+        self._cuts: Dict[int, Tiles] = {}
+        self._tiles: Dict[Tuple[int, bool], Tiles] = {}
         self._parts: Dict[Tuple[int, ...], RowTable] = {}
         self._order: Optional[torch.Tensor] = None
         self._indices: Optional[List[torch.Tensor]] = None
@@ -82,18 +85,38 @@ class RowTable:
         Args:
             kept: whether the tiles' weights are kept, so that there may be few more tiles than adapters.
         """
-        height = self._height(tokens, len(self.adapters) * MOST_TILES_PER_ADAPTER if kept else None)
-        if height not in self._tiles:
-            self._tiles[height] = self._cut(height)
-        return self._tiles[height]
+        key = (tokens, kept)
+        if key not in self._tiles:
+            height = self._height(tokens, len(self.adapters) * MOST_TILES_PER_ADAPTER if kept else None)
+            if height not in self._cuts:
+                self._cuts[height] = self._cut(height)
+            self._tiles[key] = self._cuts[height]
+        return self._tiles[key]
+
+    def tiles_in_place(self, tokens: int) -> Optional[Tiles]:
+        """Return the rows in one tile for each adapter, for weights that need no copy.
+
+        None where the rows that fill up the tiles cost more than copies would.
+        """
+        best, height = self.tiles(tokens), self.tallest
+        if best.height == height:
+            return best
+        if len(self.rows) * (WEIGHTS_IN_PLACE + height * tokens) > self._cost(best.height, tokens):
+            return None
+        if height not in self._cuts:
+            self._cuts[height] = self._cut(height)
+        return self._cuts[height]
 
     def _height(self, tokens: int, most: Optional[int]) -> int:
-        def count(height: int) -> int:
-            return sum(-(-len(rows) // height) for rows in self.rows)
-
         heights = {1 << power for power in range(self.tallest.bit_length())} | {self.tallest}
-        allowed = [height for height in heights if most is None or count(height) <= most]
-        return min(sorted(allowed), key=lambda height: count(height) * (WEIGHTS_PER_TILE + height * tokens))
+        allowed = [height for height in heights if most is None or self._count(height) <= most]
+        return min(sorted(allowed), key=lambda height: self._cost(height, tokens))
+
+    def _count(self, height: int) -> int:
+        return sum(-(-len(rows) // height) for rows in self.rows)
+
+    def _cost(self, height: int, tokens: int) -> int:
+        return self._count(height) * (WEIGHTS_PER_TILE + height * tokens)
 
     def _cut(self, height: int) -> Tiles:
         slots: List[int] = []

@@ -29,9 +29,10 @@ from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import torch
 
-from shim.kernels.lora import Segments, Weights, weights_by_rank
+from shim.kernels.lora import Segments
 from shim.kernels.tables import RowTable
 from shim.kernels.triton_tables import addresses, bits, number, place
+from shim.kernels.weights import Weights, weights_by_rank
 
 Adapter = Tuple[int, torch.Tensor, torch.Tensor, float]
 """Its position in the table, A, B and scaling."""

@@ -75,8 +75,9 @@ class AdapterRows:
 
     @cached_property
     def table(self) -> RowTable:
-        """The rows of the adapters as the kernels take them."""
-        return RowTable({name: rows for name, rows in self._rows.items() if name != BASE}, self._size, self._device)
+        """The rows of the adapters as the kernels take them, by name: as `shim.pack` lays their weights."""
+        rows = {name: self._rows[name] for name in sorted(self._rows) if name != BASE}
+        return RowTable(rows, self._size, self._device)
 
 
 class RowGroups:

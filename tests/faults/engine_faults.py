@@ -1,7 +1,7 @@
 """Defects in how a call goes over several processes, or on weights that are kept elsewhere."""
 
 import conformance.processes
-import shim.kernels.lora
+import shim.kernels.weights
 import shim.ranks
 from tests.faults.planted import fault
 
@@ -30,4 +30,6 @@ def the_second_rank_has_the_firsts_names(patch):
 
 @fault("llama", "rows_are_the_same_where_weights_are_kept_elsewhere")
 def weights_are_read_past_accelerates_hooks(patch):
-    patch.setattr(shim.kernels.lora, "_only_weight", lambda module: module.weight)
+    patch.setattr(
+        shim.kernels.weights, "_only_weights", lambda modules, names: [modules[name].weight for name in names]
+    )

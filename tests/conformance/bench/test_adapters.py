@@ -9,7 +9,7 @@ def test_every_case_is_beside_peft_and_what_bounds_it():
     rows = adapters.measure(quick=True, seconds=0, layers=1, of=small)
     for case in small:
         ways = {row.name[len(case.name) + 2 :]: row for row in rows if row.name.startswith(case.name)}
-        assert set(ways) == {"shim", "PEFT", "merged", "base", "single again"}
+        assert set(ways) == {"shim", "shim, packed", "PEFT", "merged", "base", "single again"}
         assert all(row.value > 0 and row.unit == "x single" and row.spread for row in ways.values())
         assert ways["shim"].target == case.target
         assert not ways["PEFT"].target

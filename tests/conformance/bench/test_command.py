@@ -81,5 +81,5 @@ def test_the_options_reach_the_measurement(monkeypatch, capsys):
         adapters, "measure", lambda **options: given.update(options) or [Row("a case", 1.1, "x single")]
     )
     assert main(["bench", "adapters", "--quick", "--seconds", "1"]) == 0
-    assert given == {"quick": True, "seconds": 1.0}
+    assert given == {"quick": True, "seconds": 1.0, "layers": 4}
     assert "a case" in capsys.readouterr().out

@@ -11,8 +11,9 @@ from torch import nn
 
 from shim.kernels import layer as kernels
 from shim.kernels.layer import Memory, run_linear, run_modules
-from shim.kernels.lora import Bank, Segments, weights_by_rank
+from shim.kernels.lora import Bank, Segments
 from shim.kernels.tables import RowTable
+from shim.kernels.weights import weights_by_rank
 
 NAMES = ["ann", "ben", "cat", "dan"]
 WIDTH, OUT = 6, 5
