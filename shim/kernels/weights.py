@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import repeat
 from operator import attrgetter, contains, itemgetter
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple, TypeVar
 
 import torch
 
@@ -14,6 +14,7 @@ from shim.routing.storage import storage_of
 # In C, adapter by adapter: a decoded token goes through here once for each layer.
 _STATE = itemgetter("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_parameters")
 _KIND = attrgetter("shape", "dtype")
+_Value = TypeVar("_Value")
 # A DTensor, say, is what its module makes of it.
 _PLAIN = (torch.nn.Parameter, torch.Tensor)
 
@@ -38,15 +39,17 @@ def weights_by_rank(layer: Any, adapters: Sequence[str]) -> Optional[List[Tuple[
     scaling = layer.scaling
     scalings = [scaling[adapter] for adapter in adapters]
     kinds = list(map(_KIND, downs))
-    if kinds.count(kinds[0]) == len(kinds):
-        return [(list(range(len(adapters))), Weights(tuple(downs), tuple(ups), tuple(scalings)))]
     slots: Dict[Any, List[int]] = {}
-    for slot, kind in enumerate(kinds):
-        slots.setdefault(kind, []).append(slot)
-    return [
-        (some, Weights(*(tuple(values[slot] for slot in some) for values in (downs, ups, scalings))))
-        for some in slots.values()
-    ]
+    if kinds.count(kinds[0]) == len(kinds):  # as it mostly is
+        slots[kinds[0]] = list(range(len(kinds)))
+    else:
+        for slot, kind in enumerate(kinds):
+            slots.setdefault(kind, []).append(slot)
+    return [(some, Weights(_at(some, downs), _at(some, ups), _at(some, scalings))) for some in slots.values()]
+
+
+def _at(slots: Sequence[int], values: Sequence[_Value]) -> Tuple[_Value, ...]:
+    return tuple([values[slot] for slot in slots])
 
 
 def _only_weights(modules: Mapping[str, Any], adapters: Sequence[str]) -> Optional[List[torch.Tensor]]:

@@ -6,7 +6,9 @@ import torch
 
 import shim.kernels.layer
 import shim.kernels.lora
+import shim.packing
 import shim.routing.layers
+from shim.modules import adapter_layers
 from tests.faults.planted import ONE_PASS, fault
 
 
@@ -53,3 +55,32 @@ def a_bank_outlives_its_weights(patch):
         return banks[key][1]
 
     patch.setattr(shim.kernels.layer, "weights_by_rank", weights_by_rank)
+
+
+@fault(ONE_PASS, "bert", "packing_moves_weights_and_changes_no_row")
+def a_packed_parameter_gets_its_neighbours_values(patch):
+    original = shim.packing.pack
+
+    def pack(model):
+        pairs = [
+            tensors[:2] for name, layer in adapter_layers(model) for _, tensors in shim.packing._groups(name, layer)
+        ]
+        moved = original(model)
+        for first, second in pairs if moved else ():
+            value = first.data.clone()
+            first.data.copy_(second.data)
+            second.data.copy_(value)
+        return moved
+
+    patch.setattr(shim.packing, "pack", pack)
+
+
+@fault(ONE_PASS, "bert", "packing_moves_weights_and_changes_no_row")
+def weights_are_taken_to_lie_in_the_order_of_the_batch(patch):
+    original = shim.kernels.lora.side_by_side
+
+    def side_by_side(tensors):
+        found = original(sorted(tensors, key=torch.Tensor.data_ptr, reverse=True)[::-1])
+        return found if found is None else found.flip(0)
+
+    patch.setattr(shim.kernels.lora, "side_by_side", side_by_side)
