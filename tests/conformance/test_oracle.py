@@ -67,6 +67,7 @@ def test_a_model_whose_rows_depend_on_each_other_is_not_believed():
         lambda linear, x: linear(x).transpose(0, 1),
         lambda linear, x: linear(x).reshape(-1, 4),
         lambda linear, x: linear(x).transpose(0, 1).reshape(-1, 4),
+        lambda linear, x: 100 + linear(x).transpose(0, 1).reshape(-1, 4),  # a wrong row is nearly right
         lambda linear, x: {"deep": [(linear(x).sum(-1),)]},
     ],
 )
@@ -84,6 +85,22 @@ def test_outputs_that_mix_samples_are_known():
     built = case(lambda linear, x: {"rows": linear(x), "pairs": linear(x)[:, 0] @ linear(x)[:, 0].T})
     assert set(built.oracle.mixing_outputs()) == {"pairs"}
     assert set(built.oracle.expected("ann", 0)) == {"rows"}
+
+
+def test_an_output_that_a_row_alone_does_not_have_mixes_samples():
+    def pairs(linear, x):
+        y = linear(x)
+        return {"rows": y, "pairs": y[1:] - y[:-1]} if len(x) > 1 else {"rows": y}
+
+    built = case(pairs)
+    assert set(built.oracle.mixing_outputs()) == {"pairs"}
+    assert set(built.oracle.expected("ann", 0)) == {"rows"}
+
+
+def test_rows_of_an_output_are_found_before_anything_else_was_asked():
+    built = case(lambda linear, x: linear(x))
+    output = built.oracle.model_of("ann")(**built.inputs)
+    assert torch.equal(built.oracle.rows_of(output, 1)["output"], output[1:2])
 
 
 def test_a_batch_of_one_is_its_own_row():

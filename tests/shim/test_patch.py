@@ -334,11 +334,12 @@ def test_a_replacement_by_a_function_has_the_names_of_what_it_displaces():
         return "anything"
 
     target = owner()
+    target.method.__module__ = "elsewhere"
     made = Replacement.by(target, "method", anything)
     assert (made.owner, made.attribute, made.value) == (target, "method", anything)
     assert anything.__name__ == "method"
     assert anything.__qualname__ == target.method.__qualname__ == "owner.<locals>.Owner.method"
-    assert anything.__module__ == __name__
+    assert anything.__module__ == "elsewhere"
 
 
 def test_a_replacement_of_nothing_is_named_after_its_owner():
@@ -385,7 +386,8 @@ def test_an_attribute_that_somebody_deleted_is_not_restored_though_ours_was_none
 
 def test_the_place_of_a_later_patch_is_named_by_what_its_owner_is():
     module, nameless = types.ModuleType("some.module"), types.SimpleNamespace()
-    for target, place in ((Parent, "Parent.x"), (module, "some.module.x"), (nameless, "namespace(x=2).x")):
+    places = ((owner(), "owner.<locals>.Owner.x"), (module, "some.module.x"), (nameless, "namespace(x=2).x"))
+    for target, place in places:
         applied = Applied()
         applied.add([Replacement(target, "x", 1)])
         target.x = 2
