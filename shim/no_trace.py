@@ -19,7 +19,7 @@ _ABSENT: Any = object()
 @contextmanager
 def nothing_changed(model: Any) -> Iterator[None]:
     """Put every random generator back as it was, and in training mode the model's buffers, however the block ends."""
-    restore = _state_of(model)
+    restore = remember(model)
     try:
         yield
     finally:
@@ -34,7 +34,7 @@ def failure_leaves_no_trace(model: Any, caches: Dict[str, Any]) -> Iterator[None
     `Exception` but not after a KeyboardInterrupt. transformers' generate keeps its static cache on the model for the
     next call, which one that failed before its first forward leaves unfit for any.
     """
-    restore = _state_of(model)
+    restore = remember(model)
     before = {name: map_leaves(lambda _, leaf: leaf, cache) for name, cache in caches.items()}
     written = _attributes_that_generate_writes(model)
     try:
@@ -61,7 +61,7 @@ def _attributes_that_generate_writes(model: Any) -> List[Tuple[Any, str, Any]]:
     return [(owner, name, vars(owner).get(name, _ABSENT)) for owner, name in owners]
 
 
-def _state_of(model: Any) -> Callable[[], None]:
+def remember(model: Any) -> Callable[[], None]:
     """Return what puts back what a forward may change by itself.
 
     In training mode that is buffers (spectral norms, codebooks, counters) too, and models draw by numpy and Python,

@@ -91,4 +91,11 @@ SWITCHING: Tuple[Defect, ...] = (
         {"peft": ">=0.9"},
         (Sighting(("a_disabled_model_stays_the_base_model_whatever_is_added",), _every, r"differs by"),),
     ),
+    Defect(
+        "a_failed_load_leaves_its_adapter",
+        "an adapter that failed to load stays in the model and answers to its name, without its weights",
+        "none yet; huggingface/peft#798 was closed when add_adapter was rolled back",
+        {"peft": ">=0.9"},
+        (Sighting(("an_adapter_that_failed_to_load_is_not_there",), _every, r"of its parts are left"),),
+    ),
 )

@@ -32,6 +32,7 @@ PLACES = {
         ("peft.utils.other", "ModulesToSaveWrapper", "set_adapter"),
         ("peft.utils.other", "ModulesToSaveWrapper", "enable_adapters"),
     ],
+    "failed_load": [("peft", "PeftModel", "load_adapter")],
     "saved_modules_delete": [("peft", "PeftModel", "delete_adapter")],
     "saved_modules_unload": [("peft", "LoraModel", "_unload_and_optionally_merge")],
     "disabled_stay_disabled": [("peft", "PeftModel", "add_adapter")],  # which saved_modules_switch takes, too
@@ -46,9 +47,9 @@ PLACES = {
         ("transformers", "GenerationMixin", "generate"),
         ("transformers", "PreTrainedModel", "__init_subclass__"),
     ],
-    "models_own_switching": [
+    "models_own_switching": [  # and load_adapter, which failed_load takes, too
         ("transformers.integrations", "PeftAdapterMixin", "set_adapter"),
-        ("transformers.integrations", "PeftAdapterMixin", "load_adapter"),
+        ("transformers.integrations", "PeftAdapterMixin", "enable_adapters"),
     ],
     "pipeline_adapter_names": [("transformers", "Pipeline", "__call__")],
     "compiled_generate": [("transformers", "PreTrainedModel", "get_compiled_call")],
