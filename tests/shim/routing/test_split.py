@@ -9,7 +9,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import shim
-from shim.routing.rehearsal import forget_plans
 
 pytestmark = pytest.mark.usefixtures("split_only")
 
@@ -344,7 +343,6 @@ def test_a_plan_that_no_longer_fits_is_made_again(adapted, alone):
 
 def test_a_rehearsal_leaves_the_random_generator_alone(adapted):
     model = adapted(lambda toy, x: toy.linear(x) + 0 * torch.rand(1, dtype=x.dtype))
-    forget_plans()
     torch.manual_seed(7)
     model(X, adapter_names=["ann", "ann", "ben", "ben"])
     after = torch.rand(1)
@@ -393,11 +391,11 @@ def test_an_argument_given_twice_is_an_error_as_without_names(adapted):
         model(X, x=X, adapter_names=NAMES)
 
 
-def test_plans_do_not_pile_up(adapted, monkeypatch):
+def test_layouts_do_not_pile_up(adapted, monkeypatch):
     from shim.routing import rehearsal
 
-    monkeypatch.setattr(rehearsal, "_MOST_PLANS", 3)
+    monkeypatch.setattr(rehearsal, "_MOST", 3)
     model = adapted(lambda toy, x, scale: toy.linear(x) * scale)
     for scale in range(1, 7):
         model(X, scale=scale, adapter_names=NAMES)
-    assert len(rehearsal._PLANS[model]) == 3
+    assert len(rehearsal._LAYOUTS[model]) == 3
