@@ -149,6 +149,18 @@ def _integers(name: str, ids: Any) -> torch.Tensor:
     return given
 
 
+def sample_count(model: Any, inputs: Inputs, owners: Mapping[str, Any]) -> int:
+    """Return how many samples the main input holds: as `owners` counts its rows, or along dim 0; 0 where none is.
+
+    Raises:
+        AdapterNamesError: the owners are no whole numbers.
+    """
+    path, tensor = _main_input(model, inputs)
+    if path in owners:
+        return max(_integers(path, owners[path]).reshape(-1).tolist(), default=-1) + 1
+    return 0 if tensor is None else int(tensor.shape[0])
+
+
 def check_sample_count(batch: MixedBatch, inputs: Inputs, owners: Mapping[str, RowRule]) -> None:
     """Check that the main input has as many samples as there are names (contract F2).
 

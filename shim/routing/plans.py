@@ -16,6 +16,7 @@ from shim.errors import Unroutable
 from shim.modules import base_layer_of
 from shim.quantised import check_quantised
 from shim.routing.inputs import Inputs
+from shim.routing.owners import BY_INPUTS
 from shim.routing.plan import Plan, generalize, instantiate
 from shim.routing.trace import Owners, trace, trace_to_the_end
 
@@ -114,7 +115,7 @@ def look_up(model: Any, signature: Signature) -> Any:
     known = store.exact.get(signature.exact)
     if known is not None:
         # Which rows there are is in the inputs' data: it was right for those of that call only.
-        return None if isinstance(known, Plan) and known.by_data == 1 else known
+        return None if isinstance(known, Plan) and known.by_data == BY_INPUTS else known
     family = store.families.get(signature.family)
     if family is None or family.general is None:
         return None
