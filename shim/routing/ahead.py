@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Any, Dict, Mapping, Optional, Sequence, Union
 
@@ -46,7 +47,7 @@ def plan_ahead(
     return found
 
 
-def save(model: Any, path: Union[str, Path]) -> int:
+def save(model: Any, path: Union[str, os.PathLike[str]]) -> int:
     """Write the plans of `model` as JSON and return their number; see `shim.save_plans`."""
     store = store_of(model)
     plans = [[key, to_json(value)] for key, value in list(store.exact.items()) if isinstance(value, Plan)]
@@ -56,7 +57,7 @@ def save(model: Any, path: Union[str, Path]) -> int:
     return len(plans)
 
 
-def load(model: Any, path: Union[str, Path]) -> int:
+def load(model: Any, path: Union[str, os.PathLike[str]]) -> int:
     """Add the plans in the file at `path` to those of `model` and return their number; see `shim.load_plans`."""
     data = _read(path)
     expected = fingerprint(model)
@@ -73,7 +74,7 @@ def load(model: Any, path: Union[str, Path]) -> int:
     return len(data["plans"])
 
 
-def _read(path: Union[str, Path]) -> Any:
+def _read(path: Union[str, os.PathLike[str]]) -> Any:
     """Return what is in the file.
 
     Raises:
