@@ -10,22 +10,28 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import json
-import os
 import sys
 import tempfile
 import traceback
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 from typing import Optional, Sequence
 
-from conformance.bench import command
+from conformance.bench import command as bench
 from conformance.expected import ExpectedFileError, read_expected, to_records
 from conformance.proof import command as proof
-from conformance.report import markdown, methods, models, picture, pull_request, table
+from conformance.report import command as report
+from conformance.report.command import (
+    FAILED,
+    FINE,
+    UsageError,
+    add_github_options,
+    print_table,
+    print_text,
+    tell_github,
+)
 from conformance.report.environment import goes_on_from, header
-from conformance.report.jsonl import Report, ReportError, footer, merge, read, write
+from conformance.report.jsonl import Report, ReportError, footer, read, write
 from conformance.report.result import Result, exit_code
 from conformance.report.summary import facts
 from conformance.selection import (
@@ -43,9 +49,9 @@ from conformance.selection import (
 )
 from conformance.session import pytest_arguments, run_pytest
 from conformance.settings import Settings
-from conformance.shards import Shard, costs_of
+from conformance.shards import Shard
 
-FINE, FAILED, USAGE, CUT_SHORT = 0, 1, 2, Result.CUT_SHORT.code
+USAGE, CUT_SHORT = 2, Result.CUT_SHORT.code
 
 # pytest's own exit codes, which cannot be asked of it before it is known to be installed.
 _RAN = (0, 1, 2)  # fine, some failed, interrupted
@@ -60,16 +66,12 @@ model; what is left out is said"""
 QUICK_EXAMPLES = 2
 
 
-class _UsageError(Exception):
-    """What was asked for cannot be done; the message says why."""
-
-
 def main(argv: Optional[Sequence[str]] = None) -> int:
     """Run one command and return its exit code; `--help` and malformed arguments leave by `SystemExit`."""
     options = _parser().parse_args(argv)
     try:
         code: int = options.command(options)
-    except (_UsageError, UnknownChoiceError, ExpectedFileError, ReportError, OSError) as error:
+    except (UsageError, UnknownChoiceError, ExpectedFileError, ReportError, OSError) as error:
         print(f"conformance: {error}", file=sys.stderr)
         return USAGE
     except Exception:  # whose own exit code, 1, would be taken for a clause that fails
@@ -82,16 +84,16 @@ def run(options: argparse.Namespace) -> int:
     """Run the checks, show the table, and write the report and JUnit where asked."""
     choice = _choice(options)
     if options.on_record and not options.without_shim:
-        raise _UsageError("--on-record holds upstream against its known defects, so it needs --without-shim")
+        raise UsageError("--on-record holds upstream against its known defects, so it needs --without-shim")
     if options.on_record and options.expect:
-        raise _UsageError("--on-record is the record of expected failures itself: leave out --expect")
+        raise UsageError("--on-record is the record of expected failures itself: leave out --expect")
     whole = replace(choice, shard=None)
     if not whole.pairs() and not whole.entries():
-        raise _UsageError("none of these checks applies to any of these models")
+        raise UsageError("none of these checks applies to any of these models")
     for package in ("pytest", "xdist") if options.workers else ("pytest",):
         if importlib.util.find_spec(package) is None:
             name = {"xdist": "pytest-xdist"}.get(package, package)
-            raise _UsageError(f"{name} is not installed; pip install 'mixed-adapter-batches[conformance]'")
+            raise UsageError(f"{name} is not installed; pip install 'mixed-adapter-batches[conformance]'")
     if options.expect:
         read_expected(Path(options.expect), options.models)  # what is wrong with it is said before anything runs
     with tempfile.TemporaryDirectory() as folder:
@@ -109,18 +111,9 @@ def run(options: argparse.Namespace) -> int:
         found = read(path)
     if options.on_record:
         return _hold_against_record(found)
-    _print_table(found)
-    _tell_github(options, [found])
+    print_table(found)
+    tell_github(options, [found])
     return exit_code(found) or (FINE if status == 0 else FAILED)
-
-
-def _tell_github(options: argparse.Namespace, found: Sequence[Report]) -> None:
-    """Append the summary to the file of --summary, and print the annotations where they are read."""
-    if options.summary:
-        pull_request.append_summary(Path(options.summary), found)
-    if options.annotate == "github":
-        folder = Path(os.environ.get("GITHUB_WORKSPACE", os.curdir))
-        _print("".join(f"{line}\n" for one in found for line in pull_request.annotation_lines(one, folder)))
 
 
 def _hold_against_record(found: Report) -> int:
@@ -130,7 +123,7 @@ def _hold_against_record(found: Report) -> int:
 
     held = expectation(found)
     print(facts(found))
-    _print(expected.render(held))
+    print_text(expected.render(held))
     if not held.met:
         return FAILED
     return FINE if found.complete else CUT_SHORT
@@ -144,85 +137,11 @@ def check(options: argparse.Namespace) -> int:
     model = own_model(OWN + options.model)
     if not options.without_shim:
         try:
-            _print(routes(model, options.device) + "\n")
+            print_text(routes(model, options.device) + "\n")
         except Exception as error:  # the checks say what it comes to
-            _print(f"no route can be shown: {type(error).__name__}: {error}\n\n")
+            print_text(f"no route can be shown: {type(error).__name__}: {error}\n\n")
     options.models = model.name
     return run(options)
-
-
-def report(options: argparse.Namespace) -> int:
-    """Show one table for each environment in the reports that are named; exit 0, or as the worst of them asks."""
-    environments = merge([read(path) for path in options.paths])
-    _show(options, environments)
-    _tell_github(options, environments)
-    if options.outputs:
-        pull_request.append_outputs(Path(options.outputs), environments)
-    codes = [exit_code(merged) for merged in environments] if options.exit_code else []
-    return FAILED if FAILED in codes else max(codes, default=FINE)
-
-
-def _show(options: argparse.Namespace, environments: Sequence[Report]) -> None:
-    """Write the page that was asked for; else print a table for each environment, or one for all."""
-    from conformance.report import versions
-
-    if (options.baseline or options.bench) and not options.html:
-        raise _UsageError("--baseline and --bench are shown in the page of --html PATH")
-    if options.svg:
-        Path(options.svg).write_text(picture.render(environments), encoding="utf-8")
-    if options.html or options.badge:
-        _write_html_and_badge(options, environments)
-        return
-    if options.models_markdown:
-        _write_page(models, environments, Path(options.models_markdown))
-        return
-    if options.costs:
-        verdicts = [verdict for merged in environments for verdict in merged.verdicts]
-        Path(options.costs).write_text(json.dumps(costs_of(verdicts), indent=1) + "\n", encoding="utf-8")
-        return
-    if options.methods_markdown:
-        _write_page(methods, environments, Path(options.methods_markdown))
-        return
-    if options.versions_markdown:
-        for path, text in versions.pages(environments, Path(options.versions_markdown)).items():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text, encoding="utf-8")
-        return
-    several = versions.environments(environments)
-    if len(several) > 1 and not options.tables:
-        _print(versions.render(several))
-        return
-    for merged in environments:
-        if options.markdown:
-            print(markdown.render(merged))
-        else:
-            _print_table(merged)
-
-
-def _write_html_and_badge(options: argparse.Namespace, environments: Sequence[Report]) -> None:
-    """Write the HTML page, with what it is compared with and the benches, and the badge, where asked."""
-    from conformance.report import badge, benches, html
-
-    if options.badge:
-        Path(options.badge).write_text(badge.render(environments), encoding="utf-8")
-    if options.html:
-        if importlib.util.find_spec("jinja2") is None:
-            raise _UsageError("--html is made with jinja2, which is not installed: pip install jinja2")
-        baseline = merge([read(path) for path in options.baseline]) if options.baseline else None
-        page = html.render(environments, baseline, [benches.read(path) for path in options.bench])
-        Path(options.html).write_text(page, encoding="utf-8", errors="replace")
-
-
-def _write_page(page: ModuleType, environments: Sequence[Report], path: Path) -> None:
-    """Write `page` of the one environment whose sweep is here, beside the same without the shim where that is here."""
-    from conformance.report import versions
-
-    swept = versions.environments([found for found in environments if page.swept(found)])
-    if len(swept) != 1:
-        raise _UsageError(f"{path.name} wants reports of one environment with its sweep, but {len(swept)} are here")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    reports = [found for found in (swept[0].with_shim, swept[0].without_shim) if found]
-    path.write_text(page.render(*reports), encoding="utf-8")
 
 
 def list_all(options: argparse.Namespace) -> int:
@@ -264,44 +183,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_run_options(own)
     own.set_defaults(command=check, on_record=False)
-    _add_report(commands)
-    command.add_parser(commands)
+    report.add_parser(commands)
+    bench.add_parser(commands)
     proof.add_parser(commands)
     lists = commands.add_parser("list", help="list the models and the checks")
     lists.add_argument("--models", default=TINY, metavar="NAMES", help=_MODELS)
     lists.add_argument("--contract-markdown", metavar="PATH", help="write each clause with its checks there, instead")
     lists.set_defaults(command=list_all)
     return parser
-
-
-def _add_report(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    reports = commands.add_parser("report", help="show reports that were written before")
-    reports.add_argument("paths", nargs="+", type=Path, metavar="PATH")
-    reports.add_argument("--markdown", action="store_true", help="as Markdown, for a README")
-    reports.add_argument("--svg", metavar="PATH", help="draw the tables side by side, as a picture")
-    reports.add_argument("--html", metavar="PATH", help="write one page of everything, for a browser")
-    reports.add_argument(
-        "--baseline", nargs="+", default=[], type=Path, metavar="PATH", help="with --html: say what changed since these"
-    )
-    reports.add_argument(
-        "--bench", nargs="+", default=[], type=Path, metavar="PATH", help="with --html: show what bench --json wrote"
-    )
-    reports.add_argument("--badge", metavar="PATH", help="write the result as a badge, an SVG file")
-    reports.add_argument("--models-markdown", metavar="PATH", help="write the page of every model type there")
-    reports.add_argument("--methods-markdown", metavar="PATH", help="write the page of every method of PEFT there")
-    reports.add_argument(
-        "--versions-markdown",
-        metavar="PATH",
-        help="write the page of every environment there, and one for each beside it",
-    )
-    reports.add_argument(
-        "--tables", action="store_true", help="a table for each of several environments, not one for all"
-    )
-    reports.add_argument("--costs", metavar="PATH", help="write there what each check took: conformance/costs.json")
-    reports.add_argument("--exit-code", action="store_true", help="exit as the run would: for the parts of one, merged")
-    reports.add_argument("--outputs", metavar="PATH", help='append the counts there, such as "$GITHUB_OUTPUT"')
-    _add_github_options(reports)
-    reports.set_defaults(command=report)
 
 
 def _add_run_options(parser: argparse.ArgumentParser) -> None:
@@ -322,7 +211,7 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--shard", type=_shard, metavar="I/N", help="run part I of N; `report` merges the parts")
     parser.add_argument("--resume", action="store_true", help="take over what the report in --report holds already")
     parser.add_argument("--junit", metavar="PATH", help="write JUnit XML there")
-    _add_github_options(parser)
+    add_github_options(parser)
     parser.add_argument("--shrink", action="store_true", help="make failing scenarios small (slow)")
 
 
@@ -331,16 +220,6 @@ def _shard(text: str) -> Shard:
         return Shard.parsed(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
-
-
-def _add_github_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--summary", metavar="PATH", help='append Markdown there, such as "$GITHUB_STEP_SUMMARY"')
-    parser.add_argument(
-        "--annotate",
-        choices=("github", "none"),
-        default="github" if os.environ.get("GITHUB_ACTIONS") == "true" else "none",
-        help="print a line that GitHub shows for each failure (default: in GitHub Actions)",
-    )
 
 
 def _positive(text: str) -> int:
@@ -356,9 +235,9 @@ def _choice(options: argparse.Namespace) -> Choice:
         options.examples = options.examples or Settings.examples
         return Choice(options.models, options.checks or ALL, options.shard)
     if options.checks or options.examples:
-        raise _UsageError("--quick chooses the checks and the examples: leave out --checks and --examples")
+        raise UsageError("--quick chooses the checks and the examples: leave out --checks and --examples")
     if sweeps(options.models):
-        raise _UsageError("--quick is for models with checks, and a sweep has none: name some of its types instead")
+        raise UsageError("--quick is for models with checks, and a sweep has none: name some of its types instead")
     options.examples = QUICK_EXAMPLES
     return Choice(options.models, QUICK, options.shard)
 
@@ -372,7 +251,7 @@ def _done_before(options: argparse.Namespace, report_path: Path, copy: Path) -> 
     if not options.resume:
         return None
     if not options.report:
-        raise _UsageError("--resume needs --report: the report that holds what is done already")
+        raise UsageError("--resume needs --report: the report that holds what is done already")
     if not report_path.exists():
         return None
     before = read(report_path)
@@ -382,17 +261,6 @@ def _done_before(options: argparse.Namespace, report_path: Path, copy: Path) -> 
         return None
     write(copy, before)
     return copy
-
-
-def _print_table(shown: Report) -> None:
-    unicode = table.speaks_unicode(sys.stdout)
-    _print(table.render(shown, color=sys.stdout.isatty(), unicode=unicode))
-
-
-def _print(text: str) -> None:
-    """Write text whose details may hold letters that the terminal has not."""
-    encoding = sys.stdout.encoding or "utf-8"
-    sys.stdout.write(text.encode(encoding, "replace").decode(encoding))
 
 
 if __name__ == "__main__":

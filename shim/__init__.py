@@ -9,7 +9,8 @@ Importing this module imports neither torch nor peft; `install` does.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Dict, Mapping, Optional, Sequence
+import os
+from typing import TYPE_CHECKING, Any, Dict, Mapping, Optional, Sequence, Union
 
 from shim.collator import DataCollatorWithAdapterNames
 from shim.errors import (
@@ -57,11 +58,18 @@ def explain(
     """Return the route that `model(**inputs, adapter_names=adapter_names)` takes, and that of every layer.
 
     Printed, it names each adapted layer's rows ("dim 0, blocks of 4") and the operation that mixed samples, if
-    any. Runs the base model where no plan is known yet. Errors are those of the call itself.
+    any. Runs the base model where no plan is known yet, and leaves no trace.
 
     Args:
+        inputs: the keyword arguments of the call, with samples along dim 0.
+        adapter_names: one name per sample.
         owners: for inputs that are not one entry per sample: the sample of each index along dim 0, or a tensor of them
             that broadcasts to the input, where samples lie along another dimension. The call itself takes it too.
+
+    Raises:
+        UnknownAdapterError, AdapterNamesError: as the call itself would.
+        RefusedError: no batch of these names can be exact on this model as it is. What the route refuses is not
+            raised, but explained.
     """
     from shim.routing.explain import explain as explained
 
@@ -81,25 +89,30 @@ def plan(
 
     Args:
         inputs: an example: keyword arguments, with samples along dim 0.
-        batch_sizes: numbers of samples to plan for; that of `inputs` by default.
+        batch_sizes: numbers of samples to plan for, made of those of `inputs`; as many as those by default.
+        owners: as in `explain`; then for the one batch size that they are of.
+
+    Raises:
+        PlanError: `inputs` hold no sample, or `batch_sizes` are others than that of `owners`.
+        AdapterNamesError, RefusedError: as `explain` would.
     """
     from shim.routing.ahead import plan_ahead
 
     return plan_ahead(model, inputs, batch_sizes, owners)
 
 
-def save_plans(model: Any, path: str) -> int:
+def save_plans(model: Any, path: Union[str, os.PathLike[str]]) -> int:
     """Write the plans of `model` to a JSON file, to be kept beside its checkpoint, and return their number."""
     from shim.routing.ahead import save
 
     return save(model, path)
 
 
-def load_plans(model: Any, path: str) -> int:
+def load_plans(model: Any, path: Union[str, os.PathLike[str]]) -> int:
     """Give `model` the plans in a file that `save_plans` wrote, and return their number.
 
     Raises:
-        PlanError: they are for another model, or were made with other versions.
+        PlanError: they are for another model, or were made with other versions, or the file is no such file.
     """
     from shim.routing.ahead import load
 

@@ -23,7 +23,7 @@ from shim.ranks import ranks_of
 from shim.recording import check_not_recorded
 from shim.routing.inputs import Inputs, check_owners, check_sample_count, parameter_names
 from shim.routing.route import run_forward, run_generate, run_one_adapter
-from shim.routing.sampling import check_generators, drawing_from
+from shim.routing.sampling import Generators, check_generators, drawing_from
 from shim.routing.split import run_per_sample, run_plain
 from shim.routing.together import check_together, run_together
 from shim.routing.trace import Owners
@@ -189,27 +189,33 @@ def _prepared(
     given = dict(kwargs)
     owners = given.pop("owners", None)
     per_sample = run is run_forward and given.pop("per_sample", False)
-    seeds = given.pop("generators", None) if run is run_generate else None
+    generators = given.pop("generators", None) if run is run_generate else None
     inputs = Inputs.of(args, given, _signature(model, original, run))
     owners = check_owners({} if owners is None else owners, batch, inputs)
     check_sample_count(batch, inputs, owners)
-    generators = () if seeds is None else check_generators(seeds, len(batch.names), _device(inputs))
+    own = () if generators is None else check_generators(generators, len(batch.names), _device(inputs))
     function = method_of_model(model, original, "forward" if run is run_forward else "generate")
     if ranks is not None:
         ranks.check_uncompiled(batch)
         if ranks.by_data:
             check_together(generates=run is run_generate, per_sample=bool(per_sample))
     run = run_per_sample if per_sample else run
-    return functools.partial(_start, run, function, batch, inputs, owners, ranks, generators)
+    return functools.partial(_start, run, function, batch, inputs, owners, ranks, own)
 
 
 def _start(
-    run: Run, function: Callable[..., Any], batch: MixedBatch, inputs: Inputs, owners: Owners, ranks: Any, seeds: Any
+    run: Run,
+    function: Callable[..., Any],
+    batch: MixedBatch,
+    inputs: Inputs,
+    owners: Owners,
+    ranks: Any,
+    generators: Generators,
 ) -> Any:
     """Run a call that was checked, leaving no trace where it fails."""
     if ranks is not None:
         ranks.expect_alike(batch, inputs)
-    with drawing_from(seeds), _exclusive(batch), failure_leaves_no_trace(batch.model, inputs.caches()):
+    with drawing_from(generators), _exclusive(batch), failure_leaves_no_trace(batch.model, inputs.caches()):
         if run is run_per_sample:
             return run_per_sample(function, batch, inputs, owners)
         if ranks is not None and ranks.by_data:

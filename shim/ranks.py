@@ -133,12 +133,22 @@ def ranks_of(model: Any) -> Any:
 
 def _is_unit(module: Any) -> bool:
     """Whether `fully_shard` was called on `module`: it puts a class of its own before the module's."""
-    return any(cls.__name__ == "FSDPModule" for cls in type(module).__mro__)
+    return _is_a(module, "FSDPModule")
+
+
+def _is_a(module: Any, name: str) -> bool:
+    """Whether `module` is of a class of this name, which some torch lacks, or of one derived from it."""
+    return any(cls.__name__ == name for cls in type(module).__mro__)
 
 
 def _check_known_sharding(name: str, module: Any) -> None:
+    """Check that `module` is not sharded by a library whose ranks a mixed batch has not been shown to keep in step.
+
+    Raises:
+        RefusedError: it is.
+    """
     kind = ""
-    if any(cls.__name__ == "FullyShardedDataParallel" for cls in type(module).__mro__):
+    if _is_a(module, "FullyShardedDataParallel"):
         kind = "FullyShardedDataParallel"
     elif any(hasattr(parameter, "ds_id") for parameter in module._parameters.values()):
         kind = "DeepSpeed ZeRO-3"

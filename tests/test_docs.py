@@ -107,6 +107,12 @@ def test_the_proof_is_the_page_of_its_results():
     assert (ROOT / "docs/proof.md").read_text("utf-8") == made
 
 
+def test_the_badge_is_of_the_results(tmp_path, capsys):
+    runs = sorted(map(str, (ROOT / "results/matrix").glob("*-with-shim.jsonl")))
+    assert conformance.__main__.main(["report", *runs, "--badge", str(tmp_path / "badge.svg")]) == 0
+    assert (ROOT / "docs/badge.svg").read_text("utf-8") == (tmp_path / "badge.svg").read_text("utf-8")
+
+
 def test_every_page_is_in_the_sites_navigation():
     listed = re.findall(r"\b([\w/-]+\.md)$", (ROOT / "mkdocs.yml").read_text("utf-8"), re.MULTILINE)
     assert sorted(listed) == sorted(path.name for path in (ROOT / "docs").glob("*.md"))

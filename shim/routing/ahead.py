@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Any, Dict, Mapping, Optional, Sequence, Union
 
 from shim.errors import PlanError
 from shim.modules import base_model_of
 from shim.routing.explain import Explanation, explain
-from shim.routing.inputs import Inputs, sample_rules, take
+from shim.routing.inputs import Inputs, sample_count, sample_rules, take
 from shim.routing.plan import Plan, from_json, to_json
 from shim.routing.plans import store_of
 from shim.selection import BASE
@@ -27,20 +28,27 @@ def plan_ahead(
 ) -> Dict[int, Explanation]:
     """Make the plan of `model(**inputs)` for every batch size; see `shim.plan`."""
     given = Inputs.of((), dict(inputs), ())
-    counts = [tensor.shape[0] for tensor in given.tensors().values() if tensor.dim()]
-    count = max(set(counts), key=counts.count) if counts else 0
+    count = sample_count(model, given, owners or {})
+    sizes = list(batch_sizes or [count])
+    if not count:
+        raise PlanError("the inputs are no example: they should be tensors with one sample or more along dim 0")
+    if owners:
+        if set(sizes) != {count}:
+            raise PlanError(
+                f"batch_sizes is {sizes}, but should be [{count}], the samples of these owners. Plan each batch size "
+                "with inputs and owners of its own"
+            )
+        return {count: explain(model, inputs, _names(model, count), owners=owners)}
     rules = sample_rules(given, count, {})
     found = {}
-    for size in batch_sizes or [count]:
-        if size != count and owners:
-            raise PlanError("owners are for one batch size. Plan each batch size with inputs and owners of its own")
+    for size in sizes:
         some = take(given, [row % count for row in range(size)], rules).values
-        found[size] = explain(model, some, _names(model, size), owners=owners)
+        found[size] = explain(model, some, _names(model, size))
     return found
 
 
-def save(model: Any, path: Union[str, Path]) -> int:
-    """Write the lasting plans of `model` as JSON and return their number; see `shim.save_plans`."""
+def save(model: Any, path: Union[str, os.PathLike[str]]) -> int:
+    """Write the plans of `model` as JSON and return their number; see `shim.save_plans`."""
     store = store_of(model)
     plans = [[key, to_json(value)] for key, value in list(store.exact.items()) if isinstance(value, Plan)]
     general = [[key, to_json(family.general)] for key, family in list(store.families.items()) if family.general]
@@ -49,9 +57,9 @@ def save(model: Any, path: Union[str, Path]) -> int:
     return len(plans)
 
 
-def load(model: Any, path: Union[str, Path]) -> int:
+def load(model: Any, path: Union[str, os.PathLike[str]]) -> int:
     """Add the plans in the file at `path` to those of `model` and return their number; see `shim.load_plans`."""
-    data = json.loads(Path(path).read_text(encoding="utf-8"))
+    data = _read(path)
     expected = fingerprint(model)
     if data.get("format") != FORMAT or data.get("fingerprint") != expected:
         raise PlanError(
@@ -64,6 +72,23 @@ def load(model: Any, path: Union[str, Path]) -> int:
     for key, plan in data["general"]:
         store.keep_general(_tuples(key), from_json(plan))
     return len(data["plans"])
+
+
+def _read(path: Union[str, os.PathLike[str]]) -> Any:
+    """Return what is in the file.
+
+    Raises:
+        PlanError: it is none that `save` wrote, or was cut short.
+    """
+    try:
+        data = json.loads(Path(path).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise PlanError(
+            f"{path} is not JSON ({error}), but should be a file that shim.save_plans wrote. Make it again"
+        ) from error
+    if not isinstance(data, dict):
+        raise PlanError(f"{path} holds a {type(data).__name__}, but should be a file that shim.save_plans wrote")
+    return data
 
 
 def fingerprint(model: Any) -> str:

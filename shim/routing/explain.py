@@ -20,7 +20,7 @@ from shim.routing.one_pass import check_methods, check_shared_layers, decided_by
 from shim.routing.owners import BY_ADAPTERS
 from shim.routing.plan import Plan, PlannedCall
 from shim.routing.plans import plan_for
-from shim.routing.rehearsal import plan_for as rehearse
+from shim.routing.rehearsal import layout_for
 from shim.routing.split import forward_and_caches
 from shim.routing.trace import Owners
 
@@ -122,7 +122,7 @@ def _fallback(
     if policy.chosen().fallback == policy.REFUSE:
         return Explanation("refuse", reason, layers)
     try:
-        rehearse(functools.partial(forward_and_caches, function), batch, inputs, owners, "forward")
+        layout_for(functools.partial(forward_and_caches, function), batch, inputs, owners, "forward")
     except RefusedError as refused:
         return Explanation("refuse", f"{refused} [in one pass: {reason}]", layers)
     return Explanation("split", reason, layers)

@@ -21,7 +21,7 @@ from shim.modules import base_model_of
 from shim.routing.assemble import LayoutChanged, assemble, in_row_order
 from shim.routing.inputs import PER_SAMPLE, SHARED, Inputs, check_known, root_name, sample_rules, take
 from shim.routing.layout import CONSTANT, ROWS, Rule
-from shim.routing.rehearsal import plan_for
+from shim.routing.rehearsal import layout_for
 from shim.routing.rows import RowRule
 from shim.routing.sampling import generating
 from shim.routing.trace import Owners
@@ -107,7 +107,7 @@ def _sample_rules(
 
     values = {name: value for name, value in inputs.values.items() if name not in _NOT_REHEARSED}
     short = Inputs({**values, **_ONE_GREEDY_TOKEN}, inputs.positional)
-    plan_for(run, batch, short, owners, "generate")
+    layout_for(run, batch, short, owners, "generate")  # refuses where they do not divide
     return rules
 
 

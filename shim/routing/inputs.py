@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import functools
 import inspect
 import numbers
 import re
@@ -39,9 +40,16 @@ _KNOWN: Tuple[type, ...] = (
     torch.dtype,
     torch.device,
     torch.layout,
+    torch.memory_format,
+    torch.Size,
+    range,
+    slice,
+    set,
+    frozenset,
+    list,
+    dict,
+    tuple,
 )
-_KNOWN += (torch.memory_format, torch.Size, range, slice, set, frozenset, list, dict, tuple)
-
 
 _INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
@@ -141,6 +149,18 @@ def _integers(name: str, ids: Any) -> torch.Tensor:
     return given
 
 
+def sample_count(model: Any, inputs: Inputs, owners: Mapping[str, Any]) -> int:
+    """Return how many samples the main input holds: as `owners` counts its rows, or along dim 0; 0 where none is.
+
+    Raises:
+        AdapterNamesError: the owners are no whole numbers.
+    """
+    path, tensor = _main_input(model, inputs)
+    if path in owners:
+        return max(_integers(path, owners[path]).reshape(-1).tolist(), default=-1) + 1
+    return 0 if tensor is None else int(tensor.shape[0])
+
+
 def check_sample_count(batch: MixedBatch, inputs: Inputs, owners: Mapping[str, RowRule]) -> None:
     """Check that the main input has as many samples as there are names (contract F2).
 
@@ -200,15 +220,19 @@ def take(inputs: Inputs, rows: Sequence[int], rules: Mapping[str, RowRule]) -> I
     Caches are copied, so that a forward on the result leaves the caller's as they were.
     """
 
+    @functools.lru_cache(maxsize=None)  # tensors that divide alike share an index: a cache has two for each layer
+    def index_of(owners: Sequence[int], device: Any) -> torch.Tensor:
+        places: Dict[int, List[int]] = {}
+        for index, sample in enumerate(owners):
+            places.setdefault(sample, []).append(index)
+        chosen = [index for row in rows for index in places.get(row, ())]
+        return torch.tensor(chosen, dtype=torch.long, device=device)
+
     def pick(path: str, leaf: Any) -> Any:
         rule = rules.get(path)
         if rule is None or rule.dim is None:
             return leaf
-        indices: Dict[int, List[int]] = {}
-        for index, sample in enumerate(rule.owners):
-            indices.setdefault(sample, []).append(index)
-        chosen = [index for row in rows for index in indices.get(row, ())]
-        return leaf.index_select(rule.dim, torch.tensor(chosen, dtype=torch.long, device=leaf.device))
+        return leaf.index_select(rule.dim, index_of(rule.owners, leaf.device))
 
     return inputs.map(pick)
 

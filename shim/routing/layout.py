@@ -37,6 +37,8 @@ class Rule:
 
 Layout = Mapping[str, Rule]
 
+_MISSING: Any = object()
+
 
 def find_layout(whole: Any, parts: Sequence[Any], groups: Sequence[Group]) -> Layout:
     """Return the rule of every output leaf, from one run of the whole batch and one of each group.
@@ -56,13 +58,6 @@ def find_layout(whole: Any, parts: Sequence[Any], groups: Sequence[Group]) -> La
             )
         layout[path] = _rule(path, leaf, found, groups)
     return layout
-
-
-class _Missing:
-    """The type of `_MISSING`, which no output can be."""
-
-
-_MISSING = _Missing()
 
 
 def _rule(path: str, whole: Any, parts: List[Any], groups: Sequence[Group]) -> Rule:

@@ -16,6 +16,7 @@ from shim.errors import Unroutable
 from shim.modules import base_layer_of
 from shim.quantised import check_quantised
 from shim.routing.inputs import Inputs
+from shim.routing.owners import BY_INPUTS
 from shim.routing.plan import Plan, generalize, instantiate
 from shim.routing.trace import Owners, trace, trace_to_the_end
 
@@ -49,11 +50,7 @@ class PlanStore:
             _keep(self.families, key, _Family(plan, plan))
 
 
-class _ByValue:
-    """The type of `BY_VALUE`."""
-
-
-BY_VALUE = _ByValue()
+BY_VALUE: Any = object()
 """In the place of a plan: Python reads integers of the inputs, so that each of their values has a plan of its own."""
 
 
@@ -77,14 +74,14 @@ def plan_for(
     owners: Owners,
     kind: str = "forward",
     again: bool = False,
-    tracing: Callable[..., Plan] = trace,
+    to_the_end: bool = False,
 ) -> Plan:
     """Return the plan of this call: a known one, one for every length, or that of a new trace.
 
     Args:
         kind: what is called, `forward` or a part of `generate`: they have plans of their own.
         again: trace although a plan is known, since it did not fit.
-        tracing: `trace`, or `trace_to_the_end`.
+        to_the_end: whether a trace is run by `trace_to_the_end`: other ranks wait for it, and no other route is left.
 
     Raises:
         Unroutable: no plan can be made; the reason is kept, so that the next call does not trace again.
@@ -98,7 +95,7 @@ def plan_for(
     if known is not None:
         raise Unroutable(known)
     try:
-        plan = _traced(tracing, function, batch, inputs, rows, owners)
+        plan = _traced(function, batch, inputs, rows, owners, to_the_end)
     except Unroutable as reason:
         _remember(batch.model, signature, str(reason), again)
         raise
@@ -118,13 +115,12 @@ def look_up(model: Any, signature: Signature) -> Any:
     known = store.exact.get(signature.exact)
     if known is not None:
         # Which rows there are is in the inputs' data: it was right for those of that call only.
-        return None if isinstance(known, Plan) and known.by_data == 1 else known
+        return None if isinstance(known, Plan) and known.by_data == BY_INPUTS else known
     family = store.families.get(signature.family)
     if family is None or family.general is None:
         return None
     plan = instantiate(family.general, signature.lengths)
-    with _LOCK:
-        _keep(store.exact, signature.exact, plan)
+    store.keep(signature.exact, plan)
     return plan
 
 
@@ -173,19 +169,19 @@ def store_of(model: Any) -> PlanStore:
 
 
 def _traced(
-    tracing: Callable[..., Plan],
     function: Callable[..., Any],
     batch: MixedBatch,
     inputs: Inputs,
     rows: Sequence[int],
     owners: Owners,
+    to_the_end: bool,
 ) -> Plan:
     try:
-        plan = tracing(function, batch, inputs, rows, owners)
+        plan = (trace_to_the_end if to_the_end else trace)(function, batch, inputs, rows, owners)
     except (Unroutable, MemoryError, torch.cuda.OutOfMemoryError):
         raise
     except Exception as error:
-        if tracing is trace_to_the_end:  # there is no next route
+        if to_the_end:
             raise
         # The model's own error is met again by the next route, in the open.
         raise Unroutable(f"tracing raised {type(error).__name__}: {error}") from error

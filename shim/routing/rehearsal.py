@@ -29,42 +29,35 @@ from shim.selection import BASE, select
 
 Run = Callable[[Inputs], Any]
 
-
-_MOST_PLANS = 256
+_MOST = 256
 _LOCK = threading.Lock()
-_PLANS: weakref.WeakKeyDictionary[Any, Dict[Hashable, Layout]] = weakref.WeakKeyDictionary()
+_LAYOUTS: weakref.WeakKeyDictionary[Any, Dict[Hashable, Layout]] = weakref.WeakKeyDictionary()
 """What rehearsals proved: that the inputs divide as `sample_rules` says, and the layout of the outputs."""
 
 
-def plan_for(run: Run, batch: MixedBatch, inputs: Inputs, owners: Owners, kind: str, again: bool = False) -> Layout:
+def layout_for(run: Run, batch: MixedBatch, inputs: Inputs, owners: Owners, kind: str, again: bool = False) -> Layout:
     """Return the layout of this call's outputs, rehearsing where none is known, or `again` where one does not fit.
 
     Args:
         run: runs the model on inputs under the adapter that is selected and returns all that it changes.
         owners: whose each index is of inputs that are not one entry per sample.
-        kind: what `run` calls, `forward` or `generate`: they have plans of their own.
+        kind: what `run` calls, `forward` or `generate`: they have layouts of their own.
 
     Raises:
         RefusedError: the batch does not divide by sample; nothing was changed.
     """
     key = _key(kind, batch, inputs, owners)
     if key is not None and not again:
-        known = _PLANS.get(batch.model, {}).get(key)
+        known = _LAYOUTS.get(batch.model, {}).get(key)
         if known is not None:
             return known
-    plan = _rehearse(run, batch, inputs, owners)
+    layout = _rehearse(run, batch, inputs, owners)
     if key is not None:
         with _LOCK:
             # A new dict each time, so that readers need no lock; the oldest go, lest changing arguments pile up.
-            latest = list(_PLANS.get(batch.model, {}).items())[1 - _MOST_PLANS :]
-            _PLANS[batch.model] = dict([*latest, (key, plan)])
-    return plan
-
-
-def forget_plans() -> None:
-    """Drop every plan: the next calls rehearse again."""
-    with _LOCK:
-        _PLANS.clear()
+            latest = list(_LAYOUTS.get(batch.model, {}).items())[1 - _MOST :]
+            _LAYOUTS[batch.model] = dict([*latest, (key, layout)])
+    return layout
 
 
 def _rehearse(run: Run, batch: MixedBatch, inputs: Inputs, owners: Owners) -> Layout:
@@ -113,7 +106,7 @@ def _does_not_divide(inputs: Inputs, rules: Mapping[str, RowRule], rows: Sequenc
 
 
 def _key(kind: str, batch: MixedBatch, inputs: Inputs, owners: Owners) -> Optional[Hashable]:
-    """Return what a plan depends on, or None where it depends on the data."""
+    """Return what a layout depends on, or None where it depends on the data."""
     tensors, count = inputs.tensors(), len(batch.names)
     undocumented = [t for p, t in tensors.items() if root_name(p) not in PER_SAMPLE | SHARED]
     with_text = any(name in inputs.values for name in ("input_ids", "inputs", "inputs_embeds"))

@@ -12,11 +12,11 @@ from shim.errors import Unroutable
 from shim.routing.inputs import Inputs, cloned
 from shim.routing.layers import Kind, RowGroups, run_rows
 from shim.routing.lifting import lifted
-from shim.routing.modules import modules_told
 from shim.routing.owners import CONSTANT, MIXED
 from shim.routing.plan import Plan, PlannedCall, fits
 from shim.routing.recorder import Recorder
 from shim.routing.rows import rule_of
+from shim.routing.running_modules import modules_told
 from shim.routing.trace import Owners, check_outputs, seed, settle
 from shim.routing.tracer import Tracer
 from shim.selection import BASE, Route, select

@@ -15,7 +15,7 @@ from shim.batch import Group, MixedBatch
 from shim.errors import RefusedError
 from shim.routing.assemble import LayoutChanged, assemble, taken_apart
 from shim.routing.inputs import Inputs, check_known, sample_rules, take
-from shim.routing.rehearsal import plan_for
+from shim.routing.rehearsal import layout_for
 from shim.routing.trace import Owners
 from shim.routing.tree import replace_state
 from shim.selection import select
@@ -87,9 +87,9 @@ def _divided(
     Raises:
         RefusedError: the batch does not divide by sample, or the outputs cannot stand together.
     """
-    # A plan may not fit: the model was changed after it was made, or takes another path at these sizes.
+    # A layout may not fit: the model was changed after it was made, or takes another path at these sizes.
     for again in (False, True):
-        layout = plan_for(run, batch, inputs, owners, kind, again)
+        layout = layout_for(run, batch, inputs, owners, kind, again)
         parts = _run_groups(run, batch, inputs, owners)
         try:
             return put_together(parts, batch.groups, layout), parts

@@ -90,7 +90,7 @@ class OwnerStore:
             if ids.storage_offset() == view.storage_offset() and ids.stride() == view.stride():
                 return  # every element keeps its owner
             ids = ids.clone()
-        if _overlaps(tensor):
+        if overlaps_itself(tensor):
             self._write_overlapping(block, tensor, ids, tainted)
         elif ids is None:
             view.fill_(CONSTANT)
@@ -151,19 +151,6 @@ def holds_mixed(ids: Ids) -> bool:
 
 def _bytes(tensor: torch.Tensor) -> int:
     return tensor.numel() * tensor.element_size()
-
-
-def _overlaps(tensor: torch.Tensor) -> bool:
-    """Whether two elements of `tensor` may share memory."""
-    if tensor.is_contiguous():
-        return False
-    reach = 0
-    for stride, size in sorted(zip(tensor.stride(), tensor.shape)):
-        if size > 1:
-            if stride <= reach:
-                return True
-            reach += (size - 1) * stride
-    return False
 
 
 def overlaps_itself(tensor: torch.Tensor) -> bool:

@@ -53,7 +53,7 @@ def run_together(function: Callable[..., Any], batch: MixedBatch, inputs: Inputs
                 trace_to_the_end(function, batch, inputs, range(len(batch.names)), owners)
             return None
         rows = range(len(batch.names))
-        found = plan_for(function, batch, inputs, rows, owners, again=True, tracing=trace_to_the_end)
+        found = plan_for(function, batch, inputs, rows, owners, again=True, to_the_end=True)
         return _checked(found, batch, groups)
 
     plan = ranks.in_step(known)

@@ -15,11 +15,11 @@ from shim.no_trace import nothing_changed
 from shim.routing.inputs import SHARED, Inputs, cloned, root_name
 from shim.routing.layers import tensors_of
 from shim.routing.lifting import Lifts, ways_to_lift
-from shim.routing.modules import modules_told
 from shim.routing.owners import CONSTANT, MIXED, Settlement
 from shim.routing.plan import Plan, PlannedCall
 from shim.routing.recorder import Recorder, SeenCall
 from shim.routing.rows import RowRule, rule_of
+from shim.routing.running_modules import modules_told
 from shim.routing.steady import Steady
 from shim.routing.tracer import Tracer
 from shim.routing.tree import shown

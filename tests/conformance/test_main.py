@@ -248,7 +248,9 @@ def test_a_report_can_exit_as_its_run(sandbox):
 
 
 def test_an_error_of_our_own_is_no_clause_that_fails(sandbox):
-    script = "import conformance.__main__ as main; main.read = None; raise SystemExit(main.main(['report', 'x']))"
+    script = (
+        "from conformance.__main__ import main, report; report.read = None; raise SystemExit(main(['report', 'x']))"
+    )
     ran = sandbox.python("-c", script)
     assert ran.returncode == CUT_SHORT
     assert "TypeError" in ran.stderr

@@ -1,6 +1,5 @@
 """Installing is all or nothing, once, and undone to the very objects (contract S6)."""
 
-import dataclasses
 import importlib
 import importlib.metadata
 import inspect
@@ -14,7 +13,7 @@ import pytest
 
 import shim
 from shim import graphs
-from shim.patch import _ABSENT, Patch, Replacement, with_subclasses
+from shim.patch import _ABSENT, with_subclasses
 from shim.patches import catalogue
 
 # `shim.install` is the function; the module of that name is found by its path.
@@ -126,28 +125,6 @@ def differences(before, after):
     return sorted(
         key[:2] + key[3:] for key in set(before) | set(after) if before.get(key, absent) is not after.get(key, absent)
     )
-
-
-def toy(name, replacements=list, is_broken=lambda: True, distribution="torch"):
-    return Patch(name, "a toy", "owner/repo#1", distribution, ">=0", ("S6",), "a_check", is_broken, replacements)
-
-
-@pytest.fixture
-def only(monkeypatch):
-    """Put toy patches in the catalogue's place."""
-
-    def put(*patches):
-        monkeypatch.setattr(install_module, "catalogue", lambda: patches)
-
-    return put
-
-
-class Target:
-    value = "upstream"
-
-
-def ours(value):
-    return lambda: [Replacement(Target, "value", value)]
 
 
 def test_importing_the_shim_imports_neither_torch_nor_peft_nor_transformers():
@@ -307,90 +284,11 @@ def test_an_empty_shim_disable_leaves_nothing_out(monkeypatch, value):
     assert all(s.needed is not None for s in shim.install())
 
 
-def test_a_patch_whose_replacements_fail_leaves_nothing_applied(only):
-    def fails():
-        raise RuntimeError("upstream moved")
-
-    only(toy("first", ours("ours")), toy("second", fails))
-    with pytest.raises(shim.PatchError, match=r"second .*upstream moved.*SHIM_DISABLE=second"):
-        shim.install()
-    assert Target.value == "upstream"
-    only(toy("first", ours("ours")))
-    assert [s.applied for s in shim.install()] == [True]
-    assert Target.value == "ours"
-
-
-def test_a_patch_that_an_owner_refuses_leaves_nothing_applied(only):
-    only(toy("first", ours("ours")), toy("second", lambda: [Replacement(int, "bit_length", None)]))
-    with pytest.raises(shim.PatchError, match="nothing was changed"):
-        shim.install()
-    assert Target.value == "upstream"
-    assert install_module._INSTALLED is None
-
-
-@pytest.mark.parametrize("affected", [">=0", ">99"])
-def test_where_a_probe_fails_the_measured_range_decides(only, affected):
-    def fails():
-        raise LookupError("the toy does not run")
-
-    patch = dataclasses.replace(toy("first", ours("ours"), is_broken=fails), affected=affected)
-    only(patch)
-    (status,) = shim.install()
-    assert status.applied is patch.expected is (affected == ">=0")
-    assert status.reason == "the probe raised LookupError: the toy does not run; the measured range decides"
-    assert (Target.value == "ours") is patch.expected
-
-
 @pytest.mark.parametrize("version", ["99.0", "99.0.dev20991231+git0a1b2c3", "our-fork", None])
 def test_on_an_unknown_version_the_probes_decide(monkeypatch, version):
     known = {status.patch.name: status.needed for status in shim.status()}
     monkeypatch.setattr(importlib.metadata, "version", lambda name: version)
     assert {status.patch.name: status.applied for status in shim.install()} == known
-
-
-def test_a_patch_is_asked_for_replacements_after_those_before_it_are_in_place(only):
-    seen = []
-
-    def second():
-        seen.append(Target.value)
-        return []
-
-    only(toy("first", ours("ours")), toy("second", second))
-    shim.install()
-    assert seen == ["ours"]
-
-
-def test_a_patch_that_is_not_needed_is_not_asked_for_replacements(only):
-    def fails():
-        raise AssertionError("asked")
-
-    only(toy("unneeded", fails, is_broken=lambda: False))
-    assert [(s.needed, s.applied, s.agree) for s in shim.install()] == [(False, False, False)]
-
-
-def test_a_patch_for_a_missing_distribution_is_neither_probed_nor_applied(only):
-    def fails():
-        raise AssertionError("probed")
-
-    only(toy("missing", fails, is_broken=fails, distribution="no-such-distribution"))
-    (status,) = shim.install()
-    assert (status.needed, status.applied, status.expected) == (None, False, False)
-    assert status.reason == "no-such-distribution is not installed"
-
-
-def test_uninstalling_refuses_over_somebody_elses_patch_and_stays_installed(only):
-    only(toy("first", ours("ours")))
-    statuses = shim.install()
-    Target.value = "theirs"
-    try:
-        with pytest.raises(shim.PatchError, match=r"Target\.value is 'theirs'"):
-            shim.uninstall()
-        assert shim.status() is statuses
-        assert Target.value == "theirs"
-    finally:
-        Target.value = "ours"
-    shim.uninstall()
-    assert Target.value == "upstream"
 
 
 def test_probes_leave_random_generators_and_upstream_as_they_were():

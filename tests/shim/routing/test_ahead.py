@@ -26,6 +26,25 @@ def test_a_batch_of_one_needs_no_plan(adapted):
     assert shim.plan(adapted(APART[0]), {"x": X}, batch_sizes=[1])[1].route == "plain"
 
 
+def test_owners_count_the_samples_that_are_planned_for(adapted):
+    body, calls = counting(lambda toy, x: toy.linear(x))
+    model, owners = adapted(body), {"x": [0, 1, 1, 2]}
+    (size,) = shim.plan(model, {"x": X}, owners=owners)
+    assert size == 3
+    calls.clear()
+    model(x=X, adapter_names=NAMES[:3], owners=owners)
+    assert calls == [(4, 6)]
+    with pytest.raises(shim.PlanError, match=r"batch_sizes is \[4\], but should be \[3\]"):
+        shim.plan(model, {"x": X}, batch_sizes=[4], owners=owners)
+
+
+@pytest.mark.parametrize("sizes", [None, [2]])
+@pytest.mark.parametrize("inputs", [{}, {"x": X[:0]}, {"x": X.tolist()}])
+def test_an_example_without_a_sample_is_refused(adapted, inputs, sizes):
+    with pytest.raises(shim.PlanError, match="one sample or more along dim 0"):
+        shim.plan(adapted(APART[0]), inputs, batch_sizes=sizes)
+
+
 def test_loaded_plans_serve_as_if_made_here(adapted, tmp_path):
     model = adapted(APART[5])
     for length in (5, 6):
@@ -53,6 +72,14 @@ def test_plans_of_another_model_are_refused(adapted, tmp_path):
     path.write_text(json.dumps(data))
     with pytest.raises(shim.PlanError, match="format 0"):
         shim.load_plans(model, path)
+
+
+@pytest.mark.parametrize("text", ['{"format": 1, "fing', "[]", "plans", ""])
+def test_a_file_that_is_none_of_plans_is_refused(adapted, tmp_path, text):
+    path = tmp_path / "plans.json"
+    path.write_text(text)
+    with pytest.raises(shim.PlanError, match=r"plans\.json .*but should be a file that shim\.save_plans wrote"):
+        shim.load_plans(adapted(APART[0]), path)
 
 
 def test_plans_are_forgotten_with_their_model(adapted):
