@@ -2,6 +2,7 @@
 
 from conformance.checks import (
     algebra,
+    decoding,
     distributed,
     engines,
     generation,
@@ -10,6 +11,7 @@ from conformance.checks import (
     pipelines,
     refusals,
     rows,
+    saving,
     state,
     training,
     weighted,
@@ -21,6 +23,7 @@ __all__ = [
     "Check",
     "algebra",
     "check",
+    "decoding",
     "distributed",
     "engines",
     "generation",
@@ -29,6 +32,7 @@ __all__ = [
     "pipelines",
     "refusals",
     "rows",
+    "saving",
     "state",
     "training",
     "weighted",
