@@ -210,7 +210,7 @@ class _Streamer:
         """Return the tokens of each of `count` rows."""
         import torch
 
-        return torch.cat([value.reshape(count, -1) for value in self._given], dim=1).tolist()  # type: ignore[no-any-return]
+        return torch.cat([value.reshape(count, -1) for value in self._given], dim=1).tolist()
 
 
 def _dynamic_cache() -> Any:

@@ -207,7 +207,8 @@ def rows_of_a_model_with_tied_weights_are_their_own(case: Case) -> Evidence:
 def _name_in(base: Any, get: str) -> str:
     """Return the last part of the path of the module that `get`, a method of `base`, returns."""
     wanted = getattr(base, get)()
-    return next(path.split(".")[-1] for path, module in base.named_modules() if module is wanted)
+    path: str = next(path for path, module in base.named_modules() if module is wanted)
+    return path.split(".")[-1]
 
 
 def _expect_rows_of(case: Case, adapters: Tuple[Any, ...]) -> Evidence:
