@@ -96,7 +96,6 @@ CONTRACT: Tuple[Chapter, ...] = (
             Clause(
                 "S5",
                 "What is saved and loaded again gives the same outputs.",
-                "`tests/shim/test_saved_modules.py` saves and loads adapters with saved modules.",
             ),
             Clause(
                 "S6",
@@ -106,7 +105,7 @@ CONTRACT: Tuple[Chapter, ...] = (
             Clause(
                 "S7",
                 "Pickle, deepcopy and state_dict work before, during and after.",
-                "`tests/shim/test_selection.py` pickles and copies models, during a call too.",
+                "`tests/shim/test_selection.py` reads with the shim what was pickled with it, and without it.",
             ),
         ),
     ),
@@ -127,7 +126,6 @@ CONTRACT: Tuple[Chapter, ...] = (
             Clause(
                 "H4",
                 "Heads of different output sizes: a clear error, or outputs per row where the caller asks for them.",
-                "`tests/shim/test_call.py` asks for them, by `per_sample=True`.",
             ),
             Clause(
                 "H5",
@@ -149,8 +147,8 @@ CONTRACT: Tuple[Chapter, ...] = (
             Clause(
                 "G8",
                 "Static, dynamic and quantised caches; streaming; `inputs_embeds`; left padding.",
-                "`tests/shim/routing/test_generation.py` has left padding and a static cache, and that a streamer is "
-                "refused.",
+                "A streamer of several rows is [refused](limits.md#what-is-refused-and-why), and so is a cache of the "
+                "caller's that quantises: `tests/shim/routing/test_generation.py`.",
             ),
         ),
     ),

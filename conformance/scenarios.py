@@ -20,7 +20,7 @@ _ANYHOW: _Crowd = (_RANKS, (2, 1, 4), ())
 
 @dataclass(frozen=True)
 class Adapter:
-    """One LoRA adapter: where it sits, how strong it is, and which modules it saves a copy of."""
+    """One LoRA adapter: where it sits, how strong it is, which modules it saves a copy of, which tokens it trains."""
 
     name: str
     rank: int = 2
@@ -28,6 +28,7 @@ class Adapter:
     targets: Tuple[str, ...] = ()
     saved: Tuple[str, ...] = ()
     rslora: bool = False
+    tokens: Tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -83,6 +83,8 @@ def lora_config(model: Model, adapter: Adapter) -> Any:
     """Return PEFT's configuration of `adapter`."""
     import peft
 
+    # Breakpoint: huggingface/peft#2376, peft 0.15.0: LoRA trains tokens beside its layers.
+    tokens = {"trainable_token_indices": list(adapter.tokens)} if adapter.tokens else {}
     return peft.LoraConfig(
         r=adapter.rank,
         lora_alpha=adapter.alpha,
@@ -90,6 +92,7 @@ def lora_config(model: Model, adapter: Adapter) -> Any:
         modules_to_save=list(adapter.saved) or None,
         use_rslora=adapter.rslora,
         task_type=task_type(model),
+        **tokens,
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Dict, FrozenSet, List, Optional, Sequence, Tuple
 
 import torch
@@ -91,6 +91,11 @@ def resolve(model: Any, adapter_names: Any) -> MixedBatch:
         rows.setdefault(name, []).append(row)
     groups = tuple(Group(name, tuple(r)) for name, r in rows.items())
     return MixedBatch(model, names, groups, layers, in_evaluation, compiled)
+
+
+def by_row(batch: MixedBatch) -> MixedBatch:
+    """Return `batch` with a group of its own for every row, two rows of one adapter apart too."""
+    return replace(batch, groups=tuple(Group(name, (row,)) for row, name in enumerate(batch.names)))
 
 
 def is_row_wise(config: Any) -> bool:

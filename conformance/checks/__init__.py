@@ -2,6 +2,7 @@
 
 from conformance.checks import (
     algebra,
+    decoding,
     distributed,
     engines,
     generation,
@@ -12,6 +13,7 @@ from conformance.checks import (
     pipelines,
     refusals,
     rows,
+    saving,
     state,
     training,
     weighted,
@@ -23,6 +25,7 @@ __all__ = [
     "Check",
     "algebra",
     "check",
+    "decoding",
     "distributed",
     "engines",
     "generation",
@@ -33,6 +36,7 @@ __all__ = [
     "pipelines",
     "refusals",
     "rows",
+    "saving",
     "state",
     "training",
     "weighted",

@@ -20,23 +20,24 @@ _TOKENS = 6
 _SAMPLED = {"do_sample": True, "top_k": 0}
 
 
-def _generates(model: Model) -> bool:
+def generates(model: Model) -> bool:
+    """Whether the model has a `generate`."""
     return "generates" in model.tags
 
 
-@check("G1", "G5", draws=_ROWS, applies=_generates)
+@check("G1", "G5", draws=_ROWS, applies=generates)
 def greedy_tokens_equal_the_rows_own(case: Case) -> Evidence:
     """Are the tokens of greedy search those of each row's own run?"""
     return expect_own_tokens(case, {})
 
 
-@check("G3", "G5", draws=_ROWS, applies=_generates)
+@check("G3", "G5", draws=_ROWS, applies=generates)
 def beams_by_keyword_are_the_rows_own(case: Case) -> Evidence:
     """Are beams right when `num_beams` is a keyword?"""
     return expect_own_tokens(case, {"num_beams": 3})
 
 
-@check("G3", draws=_ROWS, applies=_generates, quick=False)
+@check("G3", draws=_ROWS, applies=generates, quick=False)
 def beams_by_generation_config_are_the_rows_own(case: Case) -> Evidence:
     """Are beams right when they come in a `generation_config`?"""
     config = copy.deepcopy(case.peft_model.generation_config)
@@ -44,7 +45,7 @@ def beams_by_generation_config_are_the_rows_own(case: Case) -> Evidence:
     return expect_own_tokens(case, {"generation_config": config})
 
 
-@check("G3", draws=_ROWS, applies=_generates, quick=False)
+@check("G3", draws=_ROWS, applies=generates, quick=False)
 def beams_of_the_models_own_config_are_the_rows_own(case: Case) -> Evidence:
     """Are beams right when they are set in the model's own generation config?"""
     for name in (*case.scenario.names, BASE):
@@ -53,13 +54,13 @@ def beams_of_the_models_own_config_are_the_rows_own(case: Case) -> Evidence:
     return expect_own_tokens(case, {})
 
 
-@check("G4", draws=_ROWS, applies=_generates)
+@check("G4", draws=_ROWS, applies=generates)
 def several_returned_sequences_are_the_rows_own(case: Case) -> Evidence:
     """Are all returned beams of a row its own?"""
     return expect_own_tokens(case, {"num_beams": 3, "num_return_sequences": 2}, per_row=2)
 
 
-@check("G2", draws=_ROWS, applies=_generates)
+@check("G2", draws=_ROWS, applies=generates)
 def sampled_tokens_are_the_rows_own_whatever_the_others_are(case: Case) -> Evidence:
     """Does a row sample what it does alone from the same seed, whatever rows are beside it?"""
     if not is_installed():
@@ -72,9 +73,9 @@ def sampled_tokens_are_the_rows_own_whatever_the_others_are(case: Case) -> Evide
         inputs = {name: value[some] for name, value in case.inputs.items()}
         settings = {**_SAMPLED, "generators": [seeds[row] for row in some]}
         names = [case.rows[row] for row in some]
-        mixed = _tokens(case, case.peft_model, settings, names, inputs)
-        those = {name: [tokens[row] for row in some] for name, tokens in own.items()}
-        evidence += _expect_tokens(mixed, those, names, settings)
+        mixed = tokens(case, case.peft_model, settings, names, inputs)
+        those = {name: [alone[row] for row in some] for name, alone in own.items()}
+        evidence += expect_tokens(mixed, those, names, settings)
     return evidence
 
 
@@ -84,10 +85,10 @@ def _sampled_alone(case: Case, name: str, row: int, seed: int) -> List[int]:
     model = case.oracle.model_of(name)
     inputs = {path: value[row : row + 1] for path, value in case.inputs.items()}
     torch.manual_seed(seed)
-    return _tokens(case, model, _SAMPLED, None, inputs)[0]
+    return tokens(case, model, _SAMPLED, None, inputs)[0]
 
 
-@check("E1", "G8", draws=_ROWS, applies=_generates, quick=False)
+@check("E1", "G8", draws=_ROWS, applies=generates, quick=False)
 def a_generate_that_compiles_itself_gives_the_rows_own_tokens(case: Case) -> Evidence:
     """Are tokens right where generate decodes by torch.compile, as with a static cache on CUDA?"""
     settings = {"cache_implementation": "static"}
@@ -99,8 +100,8 @@ def a_generate_that_compiles_itself_gives_the_rows_own_tokens(case: Case) -> Evi
     with _compiling_everywhere(config) as compiled:
         # A graph that an earlier call left must not answer for other names, nor for a call without any.
         for names in (case.rows[::-1], None, case.rows):
-            mixed = _tokens(case, case.peft_model, {**settings, **compiled}, names)
-    return _expect_tokens(mixed, own, case.rows, settings)
+            mixed = tokens(case, case.peft_model, {**settings, **compiled}, names)
+    return expect_tokens(mixed, own, case.rows, settings)
 
 
 def expect_own_tokens(case: Case, settings: Dict[str, Any], per_row: int = 1) -> Evidence:
@@ -110,22 +111,27 @@ def expect_own_tokens(case: Case, settings: Dict[str, Any], per_row: int = 1) ->
         Mismatch: a row's tokens are not its own.
         Vacuous: no row's tokens depend on its adapter.
     """
-    mixed = _tokens(case, case.peft_model, settings, case.rows)
-    return _expect_tokens(mixed, _own_tokens(case, settings), case.rows, settings, per_row)
+    mixed = tokens(case, case.peft_model, settings, case.rows)
+    return expect_tokens(mixed, _own_tokens(case, settings), case.rows, settings, per_row)
 
 
 def _own_tokens(case: Case, settings: Dict[str, Any]) -> Dict[str, List[List[int]]]:
     """Return what the whole batch generates under each adapter of its rows, and under none."""
-    return {name: _tokens(case, case.oracle.model_of(name), settings) for name in {*case.rows, BASE}}
+    return {name: tokens(case, case.oracle.model_of(name), settings) for name in {*case.rows, BASE}}
 
 
-def _expect_tokens(
+def expect_tokens(
     mixed: List[List[int]],
     own: Dict[str, List[List[int]]],
     names: Sequence[str],
     settings: Dict[str, Any],
     per_row: int = 1,
 ) -> Evidence:
+    """Compare sequences, `per_row` for each row, with what `own` has for the row under each adapter.
+
+    Raises:
+        Mismatch, Vacuous: see `expect_own_tokens`.
+    """
     if len(mixed) != per_row * len(names):
         raise Mismatch(f"generate returned {len(mixed)} sequences, but should {per_row} for each of {len(names)} rows")
     tell = False
@@ -171,7 +177,7 @@ def _compiling_everywhere(config: Any) -> Iterator[Dict[str, Any]]:
         torch._dynamo.reset()
 
 
-def _tokens(
+def tokens(
     case: Case,
     model: Any,
     settings: Dict[str, Any],

@@ -1,17 +1,18 @@
-"""Chapter Heads: each row goes through its own adapter's saved modules, whatever comes and goes (H1-H3, S4)."""
+"""Chapter Heads: each row goes through its own adapter's saved modules, whatever comes and goes (H1-H5, S4)."""
 
 from __future__ import annotations
 
 import copy
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Sequence, Tuple
 
 from conformance.case import Case, raised_by
 from conformance.checks.check import check, has_rows
-from conformance.compare import Evidence, Mismatch, compare_row
+from conformance.compare import Evidence, Inapplicable, Mismatch, compare_row
+from conformance.footprint import expect_unchanged, footprint
 from conformance.outputs import tensors_of
 from conformance.scenarios import BASE, Draws
-from conformance.subject import fill, lora_config, with_adapters
+from conformance.subject import base_model, fill, lora_config, with_adapters
 
 if TYPE_CHECKING:
     from conformance.models import Model
@@ -19,6 +20,14 @@ if TYPE_CHECKING:
 
 def _saves(model: Model) -> bool:
     return bool(model.saved) and "contrastive" not in model.tags
+
+
+def _classifies(model: Model) -> bool:
+    return _saves(model) and "classifies" in model.tags
+
+
+def _has_words(model: Model) -> bool:
+    return has_rows(model) and bool(model.architecture) and "text" in model.tags
 
 
 def _has_two_targets(model: Model) -> bool:
@@ -118,6 +127,94 @@ def a_disabled_model_stays_the_base_model_whatever_is_added(case: Case) -> Evide
     where = f"disabled, after {second.name!r} was added and made active, {case.model.name}"
     expected = case.oracle.run(BASE)
     return compare_row(tensors_of(disabled), expected, {second.name: tensors_of(enabled)}, case.tier, where)
+
+
+@check("H4", draws=Draws(adapters=(2, 3), rows=(2, 4), saved="all"), applies=_classifies)
+def heads_of_other_sizes_are_refused_or_given_by_row(case: Case) -> Evidence:
+    """Are heads of different sizes refused without a trace, and each row right where it has an output of its own?"""
+    import torch
+
+    wider = case.scenario.names[1]  # which is in every batch, as the first is
+    for model in (case.peft_model, case.oracle.model_of(wider)):
+        _widen_head(model, case.model.saved, wider, case.scenario.seed)
+    before = footprint(case.peft_model)
+    error = raised_by(case.mixed)
+    expect_unchanged(before, footprint(case.peft_model), "a mixed call with heads of different sizes")
+    if not isinstance(error, ValueError) or "per_sample" not in str(error):
+        raise Mismatch(f"a call with heads of different sizes gave {error!r}, but should be refused: per_sample")
+    with torch.no_grad():
+        outputs = case.peft_model(**case.inputs, adapter_names=list(case.rows), per_sample=True)
+    if len(outputs) != len(case.rows):
+        raise Mismatch(f"per_sample gave {len(outputs)} outputs, but should {len(case.rows)}")
+    evidence = Evidence()
+    for row, (name, output) in enumerate(zip(case.rows, outputs)):
+        others = {other: case.oracle.run(other, row) for other in (*case.scenario.names, BASE) if other != name}
+        where = f"row {row} under {name!r} of {list(case.rows)} by per_sample, {case.model.name}"
+        evidence += compare_row(tensors_of(output), case.oracle.run(name, row), others, case.tier, where)
+    return evidence
+
+
+def _widen_head(model: Any, saved: Sequence[str], name: str, seed: int) -> None:
+    """Give `name` a head of two outputs more: the last linear layer of the modules that it saves."""
+    import torch
+
+    ends = tuple(f"{module}.modules_to_save.{name}" for module in saved)
+    inside = [(path, module) for path, module in model.named_modules() if any(end in f".{path}" for end in ends)]
+    heads = [(path, module) for path, module in inside if isinstance(module, torch.nn.Linear)]
+    if not heads:
+        raise Inapplicable("no linear layer is among the modules that adapters save")
+    path, head = heads[-1]
+    generator = torch.Generator().manual_seed(seed)
+    wider = torch.nn.Linear(head.in_features, head.out_features + 2).to(head.weight)
+    for parameter in wider.parameters():
+        parameter.data = torch.randn(parameter.shape, generator=generator, dtype=torch.float64).to(parameter)
+    parent, _, last = path.rpartition(".")
+    setattr(model.get_submodule(parent), last, wider)
+
+
+@check("H5", draws=Draws(adapters=(2, 3), rows=(2, 4), saved="none"), applies=_has_words)
+def trainable_tokens_are_the_rows_own(case: Case) -> Evidence:
+    """Are the embeddings of tokens that an adapter trains beside LoRA in its rows, and in no others?"""
+    import peft
+
+    if not hasattr(peft.LoraConfig(), "trainable_token_indices"):
+        raise Inapplicable("this peft trains no tokens beside LoRA")
+    embedding = _name_in(base_model(case.model, case.device), "get_input_embeddings")
+    words = sorted(set(case.inputs["input_ids"].flatten().tolist()))
+    layers = [target for target in case.model.targets if target != embedding]
+    adapters = []
+    for index, adapter in enumerate(case.scenario.adapters):
+        # Sets that overlap and differ, but for the second adapter, which trains none; PEFT takes no LoRA beside them.
+        tokens = () if index == 1 else tuple(words[index // 2 :])
+        targets = tuple(target for target in adapter.targets if target in layers) or tuple(layers)
+        adapters.append(replace(adapter, tokens=tokens, targets=targets))
+    return _expect_rows_of(case, tuple(adapters))
+
+
+@check("H5", draws=Draws(adapters=(2, 3), rows=(2, 4), saved="none"), applies=_has_words)
+def rows_of_a_model_with_tied_weights_are_their_own(case: Case) -> Evidence:
+    """Are rows right where the head's weights are the embedding's, which one adapter adapts and another saves?"""
+    base = base_model(case.model, case.device)
+    out = getattr(base, "get_output_embeddings", lambda: None)()
+    if out is None or out.weight is not base.get_input_embeddings().weight:
+        raise Inapplicable("the model has no head whose weights are the embedding's")
+    embedding, head = _name_in(base, "get_input_embeddings"), _name_in(base, "get_output_embeddings")
+    first, second, *rest = case.scenario.adapters
+    adapting = [replace(one, targets=tuple(dict.fromkeys([*one.targets, embedding]))) for one in (first, *rest)]
+    return _expect_rows_of(case, (replace(adapting[0], saved=(head,)), second, *adapting[1:]))
+
+
+def _name_in(base: Any, get: str) -> str:
+    """Return the last part of the path of the module that `get`, a method of `base`, returns."""
+    wanted = getattr(base, get)()
+    path: str = next(path for path, module in base.named_modules() if module is wanted)
+    return path.split(".")[-1]
+
+
+def _expect_rows_of(case: Case, adapters: Tuple[Any, ...]) -> Evidence:
+    """Compare the rows of the same batch under other `adapters` of the same names."""
+    other = Case(case.model, replace(case.scenario, adapters=adapters), case.device)
+    return other.expect_rows(other.mixed(), other.rows)
 
 
 def expect_whole_batch(case: Case, name: str, when: str) -> Evidence:

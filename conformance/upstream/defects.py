@@ -20,6 +20,7 @@ _WRONG = r"differs by|output rows? of row|was answered"
 
 # Whether a batch that comes out right is right: a mixed forward is made, and its rows are held against their own.
 _ROWS = (
+    "copies_made_before_during_and_after_a_call_are_right",
     "a_combined_adapter_has_rows_of_its_own",
     "a_batch_of_one_or_under_one_adapter_is_right",
     "a_row_is_right_after_calls_of_other_sizes",
@@ -34,12 +35,31 @@ _ROWS = (
     "reordering_rows_reorders_outputs",
     "success_leaves_no_trace",
 )
-_SAVED = ("each_row_uses_its_own_saved_module", "rows_without_a_saved_module_use_the_base_one")
+_SAVED = (
+    "each_row_uses_its_own_saved_module",
+    "rows_without_a_saved_module_use_the_base_one",
+    "adapters_saved_and_loaded_again_have_the_same_rows",
+    "rows_of_a_model_with_tied_weights_are_their_own",
+)
+_HEADS = "heads_of_other_sizes_are_refused_or_given_by_row"
 _REFUSALS = ("a_wrong_number_of_names_is_refused_with_both_numbers", "merged_adapters_are_refused")
 _UNKNOWN = ("an_unknown_name_is_refused", "an_unknown_name_is_told_those_loaded", "a_deleted_name_is_refused")
 _KEYWORD_BEAMS = ("beams_by_keyword_are_the_rows_own", "several_returned_sequences_are_the_rows_own")
 _CONFIG_BEAMS = ("beams_by_generation_config_are_the_rows_own", "beams_of_the_models_own_config_are_the_rows_own")
-_TOKENS = ("greedy_tokens_equal_the_rows_own", *_KEYWORD_BEAMS, *_CONFIG_BEAMS)
+_AHEAD = ("tokens_looked_up_in_the_prompt_are_the_rows_own", "tokens_of_an_assistant_are_the_rows_own")
+_QUANTISED_CACHE = "tokens_out_of_a_quantised_cache_are_the_rows_own"
+_TOKENS = (
+    "greedy_tokens_equal_the_rows_own",
+    *_KEYWORD_BEAMS,
+    *_CONFIG_BEAMS,
+    *_AHEAD,
+    "guided_tokens_are_the_rows_own",
+    "left_padded_rows_generate_their_own_tokens",
+    "tokens_from_embeddings_are_the_rows_own",
+    "tokens_out_of_a_cache_of_the_callers_are_the_rows_own",
+    "a_streamer_gets_the_rows_own_tokens",
+    _QUANTISED_CACHE,
+)
 _ACTIVE = "the_names_are_used_whatever_is_active"
 _TUNERS = "no_tuner_ignores_the_names"
 _THREADS = "threads_do_not_affect_each_other"
@@ -57,6 +77,7 @@ _MIXED = (
     *_UNKNOWN,
     *_ELSEWHERE,
     _ACTIVE,
+    _HEADS,
     _THREADS,
     "outputs_that_mix_samples_are_refused_by_name",
 )
@@ -230,7 +251,10 @@ DEFECTS: Tuple[Defect, ...] = (
         "all rows go through the active adapter's saved modules",
         "huggingface/peft#1990, peft 0.13.0",
         {**_HOOKS, "peft": ">=0.10,<0.13"},
-        (Sighting(_SAVED, _every, rf"{_WRONG}|{_LENGTH}|not found in odict_keys"),),
+        (
+            Sighting(_SAVED, _every, rf"{_WRONG}|{_LENGTH}|not found in odict_keys"),
+            Sighting((_HEADS,), _whole, r"gave None|left a trace"),
+        ),
     ),
     Defect(
         "saved_modules_of_some_types",
@@ -246,13 +270,31 @@ DEFECTS: Tuple[Defect, ...] = (
         {**_HOOKS, "peft": ">=0.13"},
         (Sighting(_SAVED[1:], _every, rf"KeyError|{_LENGTH}|Mixed batching is only supported"),),
     ),
+    Defect(
+        "trainable_tokens_of_some_adapters",
+        "a row whose adapter trains no tokens where another does raises KeyError",
+        "none yet; huggingface/peft#2376 (0.15.0) brought tokens beside LoRA",
+        {**_HOOKS, "peft": ">=0.15"},
+        (Sighting(("trainable_tokens_are_the_rows_own",), _every, rf"KeyError|{_LENGTH}|{_WRONG}"),),
+    ),
     *SWITCHING,
     Defect(
         "hooks_left_behind",
         "any exception leaves the hooks of the call on the model, and the next call is routed by them",
         "huggingface/peft#3475, open",
         _HOOKS,
-        (Sighting(("failure_leaves_no_trace", "a_refused_call_leaves_no_trace"), _every, r"left a trace"),),
+        (
+            Sighting(("failure_leaves_no_trace", "a_refused_call_leaves_no_trace", *_AHEAD), _every, r"left a trace"),
+            Sighting((_HEADS,), _folds, r"left a trace"),
+            Sighting((_HEADS,), _whole, r"left a trace", certain=False),  # answered below 0.13, by one of the heads
+        ),
+    ),
+    Defect(
+        "copies_keep_hooks",
+        "a model that is copied or pickled in a mixed call keeps the hooks of that call",
+        "none yet; huggingface/peft#1558 (0.10.0)",
+        _HOOKS,
+        (Sighting(("copies_made_before_during_and_after_a_call_are_right",), _has_rows, r"a copy made during"),),
     ),
     Defect(
         "names_ignored_by_tuners",
@@ -302,6 +344,14 @@ DEFECTS: Tuple[Defect, ...] = (
         "huggingface/peft#2921, peft 0.19.0",
         {**_HOOKS, "peft": ">=0.15,<0.19", "transformers": ">=5"},
         (Sighting(_KEYWORD_BEAMS, _causal, _LENGTH),),
+    ),
+    Defect(
+        "scales_of_the_whole_batch",
+        "an fp8 cache scales the states of all rows by the greatest of any, so that a row's tokens hang on the others",
+        "none yet; huggingface/transformers#48677 (5.23) brought it",
+        {**_HOOKS, "transformers": ">=5.23"},
+        # A state that is rounded otherwise does not always choose another token.
+        (Sighting((_QUANTISED_CACHE,), _causal, r"generated \[", certain=False),),
     ),
     Defect(
         "compiled_generate",

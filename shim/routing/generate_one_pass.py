@@ -9,6 +9,7 @@ from shim.batch import MixedBatch
 from shim.errors import Unroutable
 from shim.no_trace import failure_leaves_no_trace
 from shim.routing.generate_rows import STEPS, Unit, UnitRoute, Units, follow_rows, units_told
+from shim.routing.generation import goes_row_by_row
 from shim.routing.inputs import Inputs, check_known
 from shim.routing.layers import RowGroups
 from shim.routing.one_pass import check_methods, check_shared_layers
@@ -19,7 +20,7 @@ from shim.routing.trace import Owners
 from shim.selection import BASE, select
 
 # What may call models or move rows by itself, so that a trial run tells nothing of it.
-_UNKNOWN = ("custom_generate", "assistant_model", "constraints", "force_words_ids")
+_UNKNOWN = ("custom_generate", "constraints", "force_words_ids")
 # What ends a generation or chooses tokens, and has no say in which rows there are; a trial might use it up.
 _NO_SAY = (
     "stopping_criteria max_time max_length min_length min_new_tokens max_new_tokens prefix_allowed_tokens_fn "
@@ -38,6 +39,8 @@ def run_one_pass_generate(function: Callable[..., Any], batch: MixedBatch, input
     for name in _UNKNOWN:
         if inputs.values.get(name) is not None:
             raise Unroutable(f"{name} is given, and what it does to the rows cannot be followed")
+    if goes_row_by_row(batch, inputs):
+        raise Unroutable("guesses ahead are made for one row a call, and a quantised cache may scale a row by others")
     _check_processors(inputs.values.get("logits_processor") or ())
     units = _units(function, batch, inputs, owners)
     route = GenerateRoute(units, batch)

@@ -15,11 +15,11 @@ from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Seque
 
 import torch
 
-from shim.batch import Group, MixedBatch
+from shim.batch import Group, MixedBatch, by_row
 from shim.errors import RefusedError
 from shim.modules import base_model_of
 from shim.routing.assemble import LayoutChanged, assemble, in_row_order
-from shim.routing.inputs import PER_SAMPLE, SHARED, Inputs, check_known, root_name, sample_rules, take
+from shim.routing.inputs import PER_SAMPLE, SHARED, Inputs, check_known, quantises, root_name, sample_rules, take
 from shim.routing.layout import CONSTANT, ROWS, Rule
 from shim.routing.rehearsal import layout_for
 from shim.routing.rows import RowRule
@@ -30,8 +30,12 @@ from shim.selection import select
 
 _NOT_REHEARSED = (
     "max_length min_length min_new_tokens max_time streamer stopping_criteria logits_processor generation_config "
-    "num_beam_groups diversity_penalty penalty_alpha constraints force_words_ids assistant_model"
+    "num_beam_groups diversity_penalty penalty_alpha constraints force_words_ids assistant_model "
+    "prompt_lookup_num_tokens assistant_early_exit"
 ).split()
+_ONE_ROW_AT_A_TIME = ("assistant_model", "prompt_lookup_num_tokens", "assistant_early_exit")
+"""Settings by which transformers generates one row a call."""
+
 _ONE_GREEDY_TOKEN = {
     "max_new_tokens": 1,
     "do_sample": False,
@@ -49,6 +53,8 @@ def run_split_generate(function: Callable[..., Any], batch: MixedBatch, inputs: 
         RefusedError: the inputs do not divide by sample, or an output cannot be put together.
     """
     check_known(inputs)
+    if goes_row_by_row(batch, inputs):
+        batch = by_row(batch)
     rules = _sample_rules(function, batch, inputs, owners)
     outputs, caches = [], []
     for group in batch.groups:
@@ -60,6 +66,16 @@ def run_split_generate(function: Callable[..., Any], batch: MixedBatch, inputs: 
     for name, cache in inputs.caches().items():
         replace_state(cache, _by_documented_layout([c[name] for c in caches], batch.groups))
     return result
+
+
+def goes_row_by_row(batch: MixedBatch, inputs: Inputs) -> bool:
+    """Whether even two rows of one adapter are not what each is alone, or not generated at all.
+
+    transformers guesses tokens ahead (an assistant, the prompt) for a batch of one. A quantised cache may scale the
+    states of a row by those of others (`Fp8QuantizedLayer`, HQQ's groups), under whatever adapter.
+    """
+    ahead = any(_setting(name, batch, inputs) is not None for name in _ONE_ROW_AT_A_TIME)
+    return ahead or _setting("cache_implementation", batch, inputs) == "quantized"
 
 
 @contextmanager
@@ -128,6 +144,12 @@ def _put_together(outputs: List[Any], batch: MixedBatch, inputs: Inputs) -> Any:
         raise RefusedError(
             f"generate returned a {type(outputs[0]).__name__}, whose rows are not known. Ask for a tensor of "
             "sequences (return_dict_in_generate=False), or run one adapter a call"
+        )
+    if quantises(outputs[0].get("past_key_values")):
+        raise RefusedError(
+            f"generate returned a {type(outputs[0]['past_key_values']).__name__} for each row, which cannot be put "
+            "together: each is quantised by scales of its own. Ask for sequences only (return_dict_in_generate=False), "
+            "or run one row a call"
         )
     special: Dict[str, Any] = {"sequences": _sequences([o["sequences"] for o in outputs], groups, batch, inputs)}
     if outputs[0].get("beam_indices") is not None:

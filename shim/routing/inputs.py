@@ -190,14 +190,29 @@ def check_known(inputs: Inputs) -> None:
     """Check that every input is a tensor, a cache of transformers, or a value that no forward changes.
 
     Raises:
-        RefusedError: an object whose samples cannot be told, and which each part of the batch would change.
+        RefusedError: an object whose samples cannot be told, and which each part of the batch would change; a cache
+            that quantises, which may scale the states of a row by those of others.
     """
+    for name, cache in inputs.caches().items():
+        if quantises(cache):
+            raise RefusedError(
+                f"input {name!r} is a {type(cache).__name__}, but should not quantise: its states may be scaled by "
+                "those of several samples, which no part of the batch can be given. Let generate make one, row by row "
+                "(cache_implementation='quantized'), pass another cache, or run one sample a call"
+            )
     for path, leaf in inputs.leaves().items():
         if not isinstance(leaf, _KNOWN) and not callable(leaf) and not _is_of_transformers(leaf):
             raise RefusedError(
                 f"input {path!r} is a {type(leaf).__module__}.{type(leaf).__qualname__}, whose samples are not known. "
                 "Pass tensors (a cache: one of transformers' classes), or run one adapter a call"
             )
+
+
+def quantises(cache: Any) -> bool:
+    """Whether a cache of transformers, or a layer of one, quantises the states that it keeps."""
+    # Breakpoint: huggingface/transformers#39106, 4.54: caches became lists of layers.
+    parts = [cache, *(getattr(cache, "layers", None) or ())]
+    return any("Quantized" in cls.__name__ for part in parts for cls in type(part).__mro__)
 
 
 def sample_rules(inputs: Inputs, count: int, owners: Mapping[str, RowRule]) -> Dict[str, RowRule]:

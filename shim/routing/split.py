@@ -8,10 +8,9 @@ proves; where they do not, the batch is refused with the reason.
 from __future__ import annotations
 
 import functools
-from dataclasses import replace
 from typing import Any, Callable, Dict, List, Tuple
 
-from shim.batch import Group, MixedBatch
+from shim.batch import MixedBatch, by_row
 from shim.errors import RefusedError
 from shim.routing.assemble import LayoutChanged, assemble, taken_apart
 from shim.routing.inputs import Inputs, check_known, sample_rules, take
@@ -62,7 +61,7 @@ def run_per_sample(function: Callable[..., Any], batch: MixedBatch, inputs: Inpu
             "batch and cannot be handed back by sample. Leave them out, or leave per_sample out"
         )
     if len(batch.groups) == 1:  # taken apart all the same
-        batch = replace(batch, groups=tuple(Group(name, (row,)) for row, name in enumerate(batch.names)))
+        batch = by_row(batch)
     if len(batch.names) == 1:
         return [run_plain(function, batch, inputs)]
 
