@@ -155,8 +155,7 @@ def _copied(module: Any, adapter: Optional[str]) -> Any:
         children = [(name, child) for name, child in children if name == adapter]
     state["_modules"] = {name: None if child is None else _copied(child, adapter) for name, child in children}
     if "merged_adapters" in state:
-        own = {"merged_adapters": [], "_active_adapter": adapter or [], "_disable_adapters": adapter is None}
-        state.update(own)
+        state.update(merged_adapters=[], _active_adapter=adapter or [], _disable_adapters=adapter is None)
     vars(copy).update(state)
     return copy
 
