@@ -40,6 +40,7 @@ def routed_attention(original: Callable[..., Any]) -> Callable[..., Any]:
             args = (kwargs.pop("query"),)  # a route finds the rows in the first argument
         return inner(layer, *args, **kwargs)
 
+    forward.__wrapped__ = original  # what is displaced, as of every patch
     return forward
 
 
