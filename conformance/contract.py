@@ -160,7 +160,8 @@ CONTRACT: Tuple[Chapter, ...] = (
                 "LoRA on Linear, Embedding, Conv1d/2d/3d, transformers' Conv1D, MultiheadAttention, fused experts "
                 "(`target_parameters`).",
                 "`run --models all` adapts linear layers, then embeddings and convolutions, then fused experts: "
-                "[models](models.md).",
+                "[models](models.md). `tests/shim/routing/test_attention.py` has multi-head attention, each row beside "
+                "PEFT's own layer.",
             ),
             Clause(
                 "L2",

@@ -10,6 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
 from shim import graphs
 from shim.errors import AdapterNamesError, RefusedError, UnknownAdapterError
+from shim.kernels.attention import at_rest, check_attention, is_attention
 from shim.modules import Found, Layers, is_compiled, layer_kinds, layers_in_evaluation, walk
 from shim.selection import BASE, Selection
 
@@ -85,7 +86,7 @@ def resolve(model: Any, adapter_names: Any) -> MixedBatch:
         else:
             _check_evaluation_mode(modules)
         layers = tuple((found.name, found.module) for found in modules if found.is_layer)
-    _check_state(layers)
+    _check_state(model, names, layers)
     rows: Dict[str, List[int]] = {}
     for row, name in enumerate(names):
         rows.setdefault(name, []).append(row)
@@ -192,20 +193,21 @@ def _is_compiled(modules: List[Found]) -> bool:
     return bool(compiled)
 
 
-def _check_state(layers: Layers) -> None:
+def _check_state(model: Any, names: Tuple[str, ...], layers: Layers) -> None:
     tuner_layer = layer_kinds()[0]
-    for name, layer in layers:
-        if isinstance(layer, tuner_layer) and layer.merged:
+    if any(isinstance(layer, tuner_layer) and layer.merged for _, layer in layers):
+        with at_rest(layer for _, layer in layers):  # not while another thread runs PEFT's attention, which merges
+            merged = [found for found in layers if isinstance(found[1], tuner_layer) and found[1].merged]
+        if merged:
+            name, layer = merged[0]
             raise RefusedError(
                 f"Cannot pass `adapter_names` when there are merged adapters: {name} holds "
                 f"{list(layer.merged_adapters)} in its base weights, so no other row can be exact. Call "
                 "model.unmerge_adapter() first, or unmerge() of each such layer"
             )
-        if type(layer).__name__ == "MultiheadAttention":
-            raise RefusedError(
-                f"{name} is a lora.MultiheadAttention, which merges weights while it runs: a failure or "
-                "another thread would see them. Target the projections outside of it, or run one adapter a call"
-            )
+    for name, layer in layers:
+        if is_attention(layer) and any(holds(layer, adapter) for adapter in names):
+            check_attention(name, layer, model.get_submodule(name.rpartition(".")[0]))
 
 
 def _check_evaluation_mode(modules: List[Found]) -> None:

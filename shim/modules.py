@@ -20,8 +20,12 @@ class Found(NamedTuple):
     inside: bool
 
 
-def walk(model: Any, adapters: Set[str]) -> Iterator[Found]:
-    """Yield every module once, but for what other adapters than `adapters` added: a call does not pay for those."""
+def walk(model: Any, adapters: Optional[Set[str]]) -> Iterator[Found]:
+    """Yield every module once, but for what other adapters than `adapters` added: a call does not pay for those.
+
+    With None all. Not by `named_modules`, in which lora.MultiheadAttention takes its weights off for a moment and puts
+    new parameters in their place: another thread that runs it finds none.
+    """
     kinds = layer_kinds()
     seen: Set[int] = set()
     stack: List[Tuple[str, Any, bool]] = [("", model, False)]
@@ -34,7 +38,7 @@ def walk(model: Any, adapters: Set[str]) -> Iterator[Found]:
         yield Found(name, module, is_layer, inside or is_layer)
         prefix = name + "." if name else ""
         children = [(prefix + key, child) for key, child in vars(module)["_modules"].items() if child is not None]
-        if is_layer:
+        if is_layer and adapters is not None:
             children = [own for child in children for own in _of_adapters(*child, adapters)]
         stack += [(path, child, inside or is_layer) for path, child in reversed(children)]
 
@@ -45,6 +49,12 @@ def _of_adapters(path: str, module: Any, adapters: Set[str]) -> List[Tuple[str, 
         return [(path, module)]
     held = vars(module)["_modules"]
     return [(f"{path}.{key}", held[key]) for key in sorted(adapters) if key in held]
+
+
+def named_modules(model: Any) -> Iterator[Tuple[str, Any]]:
+    """Yield (name, module) of every module of `model`, itself among them, and change nothing."""
+    for found in walk(model, None):
+        yield found.name, found.module
 
 
 def adapter_layers(model: Any) -> List[Tuple[str, Any]]:

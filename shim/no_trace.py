@@ -9,7 +9,7 @@ from typing import Any, Callable, Dict, Iterator, List, Tuple
 import numpy
 import torch
 
-from shim.modules import base_model_of
+from shim.modules import base_model_of, named_modules
 from shim.routing.sampling import own_generators
 from shim.routing.tree import map_leaves, replace_state
 
@@ -73,7 +73,7 @@ def remember(model: Any) -> Callable[[], None]:
     python, array = random.getstate(), numpy.random.get_state()
     buffers = [
         (module._buffers, name, buffer, buffer._version, buffer.detach().clone())
-        for module in model.modules()
+        for _, module in named_modules(model)
         for name, buffer in module._buffers.items()
         if buffer is not None
     ]

@@ -12,7 +12,7 @@ from typing import Any, Iterator, List, Optional
 import torch
 
 from shim.errors import RefusedError
-from shim.modules import base_model_of
+from shim.modules import base_model_of, named_modules
 
 # Their layers keep a history of the scales that they met, so that they cannot be tried without a trace; those scales
 # are the whole tensor's. No machine here runs them.
@@ -31,7 +31,8 @@ def check_quantised(model: Any) -> None:
     Raises:
         RefusedError: one does, or cannot be tried.
     """
-    dtype = next((p.dtype for p in base_model_of(model).parameters() if _is_plain(p)), torch.float32)
+    tensors = (p for _, module in named_modules(base_model_of(model)) for p in vars(module)["_parameters"].values())
+    dtype = next((p.dtype for p in tensors if p is not None and _is_plain(p)), torch.float32)
     for name, module in quantised_layers(model):
         if type(module).__module__.split(".")[0] in _KEEP_SCALES:
             raise RefusedError(
@@ -53,7 +54,7 @@ def check_quantised(model: Any) -> None:
 
 def quantised_layers(model: Any) -> Iterator[Any]:
     """Yield (name, module) of every linear layer of `model` that holds something else than floats of torch's own."""
-    for name, module in model.named_modules():
+    for name, module in named_modules(model):
         state = vars(module)
         tensors = [*state["_parameters"].values(), *state["_buffers"].values()]
         package = type(module).__module__.split(".")[0]

@@ -23,12 +23,16 @@ def replacements() -> Sequence[Replacement]:
 def _layer_properties() -> Iterator[Replacement]:
     from peft.peft_model import PeftModel
 
+    from shim.kernels.attention import one_at_a_time, routed_attention
     from shim.modules import layer_kinds
     from shim.selection import ANSWERS, layer_property, model_active_adapter, routed
 
     for cls in with_subclasses(*layer_kinds()):
         if "forward" in vars(cls):
-            yield Replacement(cls, "forward", routed(vars(cls)["forward"]))
+            wrapped = routed_attention if cls.__name__ == "MultiheadAttention" else routed
+            yield Replacement(cls, "forward", wrapped(vars(cls)["forward"]))
+        if "_restore_weights" in vars(cls):
+            yield Replacement(cls, "_restore_weights", one_at_a_time(vars(cls)["_restore_weights"]))
     for cls in layer_kinds():
         for name, answer in ANSWERS.items():
             original = vars(cls).get(name)

@@ -22,7 +22,7 @@ from shim.graphs import Graphs, MixedCall
 from shim.kernels.opaque import prepare
 from shim.no_trace import failure_leaves_no_trace
 from shim.routing.inputs import Inputs
-from shim.routing.layers import RowGroups
+from shim.routing.layers import Kind, RowGroups
 from shim.routing.plan import Plan, PlannedCall, fits
 from shim.routing.replay import PlanChanged, Replay
 from shim.selection import BASE, select
@@ -116,6 +116,8 @@ def _check(plan: Plan) -> None:
     """
     calls: Dict[str, Tuple[Any, ...]] = {}
     for call in plan.calls:
+        if call.kind is Kind.ATTENTION:
+            raise NoGraph(f"{call.layer} takes and returns what is no tensor")
         if call.lifted:
             raise NoGraph(f"{call.layer} has one row for all samples, which is expanded for their adapters")
         about = (call.kind, call.shape, call.rules, call.shared)

@@ -10,9 +10,11 @@ import torch
 
 from shim.batch import MixedBatch, missing
 from shim.errors import Unroutable
+from shim.kernels.attention import is_attention
 from shim.kernels.layer import Memory, run_linear, run_modules
 from shim.kernels.tables import RowTable
 from shim.modules import base_layer_of, layer_kinds
+from shim.routing.attention import row_dim, rows_taken
 from shim.routing.rows import RowRule
 from shim.routing.tree import leaves, map_leaves
 from shim.selection import BASE, Selection, select
@@ -27,7 +29,8 @@ class Kind(str, enum.Enum):
     LINEAR: every dimension of its input but the last. EMBEDDING: every dimension. CONVOLUTION: the first.
     EXPERTS: as linear, and the tensors beside the input (the router's choice) have the same rows: by contract a
     module whose class is called `...Experts` treats each row by itself. OUTPUT: nothing is known of how its
-    output is made, so the rows are those of the output, every dimension but the last.
+    output is made, so the rows are those of the output, every dimension but the last. ATTENTION: the dimension that
+    counts samples, of all its arguments; see `routing.attention`.
     """
 
     LINEAR = "linear"
@@ -35,6 +38,7 @@ class Kind(str, enum.Enum):
     CONVOLUTION = "convolution"
     EXPERTS = "experts"
     OUTPUT = "output"
+    ATTENTION = "attention"
 
 
 def kind_of(layer: Any) -> Kind:
@@ -44,6 +48,8 @@ def kind_of(layer: Any) -> Kind:
     base = layer.get_base_layer()
     if type(layer).__name__ == "ParamWrapper":
         return Kind.EXPERTS if is_experts(base) else Kind.OUTPUT
+    if is_attention(layer):
+        return Kind.ATTENTION
     if isinstance(base, torch.nn.Embedding):
         plain = type(base).forward is torch.nn.Embedding.forward or "Scaled" in type(base).__name__
         return Kind.EMBEDDING if plain else Kind.OUTPUT
@@ -175,6 +181,8 @@ def run_rows(
             return run_linear(layer, args[0], rule.dim, rows.table, groups.memory, groups.batch.is_training)
         if kind is Kind.CONVOLUTION or _is_plain_embedding(layer):
             return run_modules(layer, args[0], rule.dim, rows.table)
+    if kind is Kind.ATTENTION:
+        return _run_attention(layer, forward, args, kwargs, rule, groups, rows.found)
     return _run_grouped(kind, layer, forward, args, kwargs, rule, groups, rows.found)
 
 
@@ -239,6 +247,27 @@ def _run_grouped(
             parts.append(forward(layer, *some, **{key: taken.get(key, value) for key, value in kwargs.items()}))
     y = _in_row_order(parts, found, dim)
     return y.reshape(*x.shape[:row_dims], *y.shape[1:]) if flat else y
+
+
+def _run_attention(
+    layer: Any,
+    forward: Forward,
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    rule: RowRule,
+    groups: RowGroups,
+    found: Sequence[Tuple[str, Any]],
+) -> Any:
+    """Return (output, weights) of the layer's own forward on each adapter's rows, in the order of the rows."""
+    outputs, weights = [], []
+    for adapter, rows in found:
+        some, named = rows_taken(layer, args, kwargs, rows, len(rule.owners))
+        with select(groups.selection(adapter)):
+            output, attended = forward(layer, *some, **named)
+        outputs.append(output)
+        weights.append(attended)
+    y = _in_row_order(outputs, found, row_dim(layer))
+    return y, None if weights[0] is None else _in_row_order(weights, found, 0)
 
 
 def _flatten(value: torch.Tensor, rows: Sequence[int]) -> torch.Tensor:

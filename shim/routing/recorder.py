@@ -10,6 +10,7 @@ import torch
 from shim.batch import MixedBatch
 from shim.errors import Unroutable
 from shim.modules import base_layer_of
+from shim.routing.attention import rows_of_attention
 from shim.routing.layers import Kind, kind_of, row_arguments, tensors_of
 from shim.routing.lifting import Lifts, can_be_lifted, lifted
 from shim.routing.owners import CONSTANT
@@ -51,13 +52,13 @@ class Recorder(Route):
                     ids, by_data = self.rows_of_output(layer, call, args, output)
             else:
                 with self._tracer.paused():
-                    rows, by_data = self.rows_of_input(call, args, kwargs)
+                    rows, by_data = self.rows_of_input(layer, call, args, kwargs)
                     output = forward(layer, *args, **kwargs)
                     ids = [rows]
             with self._tracer.paused():
                 ids = [self._with_variables(one) for one in ids]
                 self.calls.append(SeenCall(replace(call, by_data=by_data), tuple(ids)))
-                self.write(ids, by_data, output)
+                self.write(call, ids, by_data, output)
         return output
 
     def planned(self, layer: Any, args: Any) -> PlannedCall:
@@ -75,13 +76,15 @@ class Recorder(Route):
             return PlannedCall(name, kind, (), ())
         raise Unroutable(f"{name} is called without a tensor as its first argument")
 
-    def rows_of_input(self, call: PlannedCall, args: Any, kwargs: Any) -> Tuple[torch.Tensor, int]:
+    def rows_of_input(self, layer: Any, call: PlannedCall, args: Any, kwargs: Any) -> Tuple[torch.Tensor, int]:
         """Return the ids of the input's rows, and who decides them.
 
         Raises:
             Unroutable: there is a tensor beside the input whose rows cannot be told.
         """
         store, lattice, x = self._tracer.store, self._tracer.lattice, args[0]
+        if call.kind is Kind.ATTENTION:
+            return rows_of_attention(call.layer, layer, args, kwargs, store, lattice)
         if call.lifted:
             shape = x.shape if call.kind is Kind.EMBEDDING else x.shape[:-1]
             return lattice.fresh(call.lifted[0], x.device).view(-1, *[1] * (len(shape) - 1)).expand(shape), 0
@@ -120,9 +123,11 @@ class Recorder(Route):
             decided = max(decided, lattice.by_data)
         return found, decided
 
-    def write(self, ids: List[torch.Tensor], by_data: int, output: Any) -> None:
+    def write(self, call: PlannedCall, ids: List[torch.Tensor], by_data: int, output: Any) -> None:
         """Give the output's elements the owners of their rows: one ids for all tensors, or one each."""
         tensors = [tensor for _, tensor in tensors_of(output)]
+        if call.kind is Kind.ATTENTION:  # the weights beside its output have their rows along dim 0, always
+            ids = [ids[0], *(ids[0].reshape(-1) for _ in tensors[1:])]
         for one, tensor in zip(ids if len(ids) == len(tensors) else ids * len(tensors), tensors):
             wide = one.view(*one.shape, *[1] * (tensor.dim() - one.dim()))
             self._tracer.store.write(tensor, wide.expand(tensor.shape), tainted=True, by_data=by_data)

@@ -109,7 +109,7 @@ class Live(Route):
         known = self._known.get((call.layer, call.shape))
         with self._tracer.paused():
             if call.kind is not Kind.OUTPUT:
-                rows, by_data = self._recorder.rows_of_input(call, args, kwargs)
+                rows, by_data = self._recorder.rows_of_input(layer, call, args, kwargs)
                 ids = [rows]
         if call.kind is Kind.OUTPUT:
             with select(self._groups.selection(BASE)):
@@ -121,7 +121,7 @@ class Live(Route):
             rules = [rule_of(one) for one in owners]
             self._done.append(replace(call, rules=tuple(rules)))
             output = run_rows(call.kind, layer, forward, args, kwargs, rules, self._groups)
-            self._recorder.write(owners, by_data, output)
+            self._recorder.write(call, owners, by_data, output)
         return output
 
     def _filled(self, call: PlannedCall, known: Optional[PlannedCall], index: int, ids: torch.Tensor) -> torch.Tensor:

@@ -10,6 +10,7 @@ import torch
 
 from shim.batch import MixedBatch
 from shim.graphs import no_compilation
+from shim.modules import named_modules
 from shim.routing.layers import is_experts, row_arguments, tensors_of
 from shim.routing.tracer import Tracer
 
@@ -43,7 +44,7 @@ def modules_told(tracer: Tracer, batch: MixedBatch) -> Iterator[None]:
 class _Teller:
     def __init__(self, tracer: Tracer, batch: MixedBatch) -> None:
         self._tracer = tracer
-        self._names: Dict[int, str] = {id(module): name for name, module in batch.model.named_modules()}
+        self._names: Dict[int, str] = {id(module): name for name, module in named_modules(batch.model)}
         self._adapted: Set[str] = {name for name, _ in batch.layers}
         self._running: List[_Running] = []
 

@@ -11,6 +11,7 @@ import torch
 from shim import policy
 from shim.batch import MixedBatch
 from shim.errors import Unroutable
+from shim.modules import named_modules
 from shim.no_trace import nothing_changed
 from shim.routing.inputs import SHARED, Inputs, cloned, root_name
 from shim.routing.layers import tensors_of
@@ -200,9 +201,10 @@ def check_buffers(tracer: Tracer, batch: MixedBatch) -> None:
     Raises:
         Unroutable: a buffer has part in it, so that rows of later calls would depend on all adapters of this one.
     """
-    for name, buffer in batch.model.named_buffers() if batch.is_training else ():
-        if tracer.store.tainted(buffer):
-            raise Unroutable(f"the buffer {name} is written with what adapters change")
+    for path, module in named_modules(batch.model) if batch.is_training else ():
+        for name, buffer in vars(module)["_buffers"].items():
+            if buffer is not None and tracer.store.tainted(buffer):
+                raise Unroutable(f"the buffer {path}.{name} is written with what adapters change")
 
 
 def _check_output(

@@ -5,7 +5,6 @@ import dataclasses
 import peft
 import pytest
 import torch
-from peft.tuners.lora import layer as lora_layers
 from torch import nn
 
 import shim
@@ -181,19 +180,6 @@ def test_a_compiled_forward_is_refused_by_name_where_dynamo_guards_too_little(mo
     head = model.get_base_model().head
     head.forward = torch.compile(head.forward, backend="eager")
     assert_refused(model, ["ann"], shim.RefusedError, "head", "torch.compile")
-
-
-@pytest.mark.skipif(not hasattr(lora_layers, "MultiheadAttention"), reason="this PEFT has no lora.MultiheadAttention")
-def test_a_multihead_attention_is_refused_by_name():
-    class Attention(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.attention = nn.MultiheadAttention(4, 1)
-
-    config = peft.LoraConfig(r=1, target_modules=["attention"])
-    model = peft.get_peft_model(Attention(), config, adapter_name="ann").eval()
-    words = ["attention", "lora.MultiheadAttention", "merges weights while it runs"]
-    assert_refused(model, ["ann"], shim.RefusedError, *words)
 
 
 def test_groups_are_in_order_of_first_appearance_with_their_rows_in_order(model):
