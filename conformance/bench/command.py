@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+from functools import partial
 from pathlib import Path
-from typing import Callable, Dict, List
+from typing import Callable, Dict, Iterator, List
 
-from conformance.bench.measurements import Row, report
+from conformance.bench.measurements import Row, report, write
 from conformance.selection import CannotLoad
 
 Bench = Callable[..., List[Row]]
@@ -95,20 +96,30 @@ def bench(options: argparse.Namespace) -> int:
     if options.device and (options.model or options.what != "kernels"):
         raise CannotLoad(f"--device {options.device} is for `bench kernels`; the others measure work on one CPU thread")
     seconds = options.seconds if options.seconds is not None else 0.5 if options.quick else 3.0
-    if options.model:
-        from conformance.bench import own
-
-        chosen = [name for name in options.adapters.split(",") if name]
-        rows = own.measure(*own.load(options.model, chosen), seconds=seconds)
-    else:
-        everything = _QUICK if options.quick else tuple(BENCHES)
-        names = everything if options.what == "all" else (options.what,)
-        device = {"device": options.device} if options.device else {}
-        rows = [row for name in names for row in BENCHES[name](options.quick, seconds, **device)]
-    report(rows, options.json)
+    rows: List[Row] = []
+    for measure in _chosen(options, seconds):  # what is known is told and written: the next may take half an hour
+        found = measure()
+        rows += found
+        report(found)
+        if options.json:
+            write(rows, options.json)
     if options.plots:
         from conformance.bench.plot import draw
 
         for path in draw(rows, options.plots):
             print(path)
     return 0
+
+
+def _chosen(options: argparse.Namespace, seconds: float) -> Iterator[Callable[[], List[Row]]]:
+    if options.model:
+        from conformance.bench import own
+
+        chosen = [name for name in options.adapters.split(",") if name]
+        model, inputs, adapters = own.load(options.model, chosen)
+        yield lambda: own.measure(model, inputs, adapters, seconds=seconds)
+        return
+    device = {"device": options.device} if options.device else {}
+    everything = _QUICK if options.quick else tuple(BENCHES)
+    for name in everything if options.what == "all" else (options.what,):
+        yield partial(BENCHES[name], options.quick, seconds, **device)

@@ -6,7 +6,7 @@ import json
 import sys
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from typing import Dict, Iterator, Optional, Sequence
+from typing import Dict, Iterator, Sequence
 
 from conformance.bench.timing import Timing
 from conformance.report.environment import command, versions
@@ -59,12 +59,15 @@ def spread(found: Dict[str, Timing]) -> str:
     )
 
 
-def report(rows: Sequence[Row], path: Optional[str]) -> None:
-    """Print the rows as a table, and write them to `path` as JSON where there is one."""
+def report(rows: Sequence[Row]) -> None:
+    """Print the rows as a table."""
     width = max(len(row.name) for row in rows)
     for row in rows:
         print("  ".join(filter(None, [f"{row.name:<{width}}", f"{row.value:8.2f} {row.unit}", row.bounds, row.spread])))
-    if path:
-        with open(path, "w", encoding="utf-8") as file:
-            about = {"command": command(), "packages": versions()}
-            json.dump({**about, "rows": [asdict(row) for row in rows]}, file, indent=1)
+
+
+def write(rows: Sequence[Row], path: str) -> None:
+    """Write the rows, and what they were measured with, to `path` as JSON."""
+    with open(path, "w", encoding="utf-8") as file:
+        about = {"command": command(), "packages": versions()}
+        json.dump({**about, "rows": [asdict(row) for row in rows]}, file, indent=1)
