@@ -57,7 +57,7 @@ def counts(quick: bool) -> List[int]:
     return [2, 32] if quick else [1, 2, 10, 100, 1000]
 
 
-def measure(*, quick: bool, layers: int = 8, width: int = 512, rank: int = 8, of: Sequence[int] = ()) -> List[Row]:
+def measure(*, quick: bool, layers: int = 2, width: int = 512, rank: int = 8, of: Sequence[int] = ()) -> List[Row]:
     """Return totals for each number of adapters (or those of `of`), and what one adapter more takes.
 
     Raises:

@@ -106,13 +106,13 @@ def an_adapter_without_weights_in_a_layer_gets_the_active_one(patch):
 
 
 def the_generator_of_a_failed_call_stays_where_it_was(patch):
-    original = shim.no_trace._state_of
+    original = shim.no_trace.remember
 
-    def state_of(model):
+    def remember(model):
         restore = original(model)
         return lambda: (restore(), torch.rand(1))
 
-    patch.setattr(shim.no_trace, "_state_of", state_of)
+    patch.setattr(shim.no_trace, "remember", remember)
 
 
 def gradients_reach_the_first_adapter_only(patch):
