@@ -20,7 +20,7 @@ from tests.pages import Block, Page, broken_links, commands, expect_printed
 
 ROOT = Path(__file__).parents[1]
 FAULTS = load("tests.faults")
-GENERATED = ("contract", "models", "methods", "proof", "versions")  # whose code is of runs that have been
+GENERATED = ("contract", "cost", "models", "methods", "proof", "versions")  # whose code is of runs that have been
 PAGES = [
     Page.read(path)
     for path in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]

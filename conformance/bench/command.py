@@ -8,7 +8,9 @@ from functools import partial
 from pathlib import Path
 from typing import Callable, Dict, Iterator, List
 
+from conformance.bench import page
 from conformance.bench.measurements import Row, report, write
+from conformance.report import benches
 from conformance.selection import CannotLoad
 
 Bench = Callable[..., List[Row]]
@@ -69,6 +71,8 @@ _HELP = """adapters: time against their number, beside PEFT, one adapter, merged
 apart, against the rank; memory: of each adapter; switching: set_adapter and merging beside the mixed call; routing:
 a trace, a call, a layer call; kernels: one layer under many adapters, kernel by kernel; all (default)"""
 
+_FROM = "run nothing: take what --json wrote before"
+
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command to those of `python -m conformance`."""
@@ -78,6 +82,8 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument("--seconds", type=float, metavar="S", help="for each comparison (default: 3, quick: 0.5)")
     parser.add_argument("--json", metavar="PATH", help="write the measurements there")
     parser.add_argument("--plots", metavar="FOLDER", type=Path, help="draw them there, as PNG; needs matplotlib")
+    parser.add_argument("--from", dest="given", nargs="+", default=[], type=Path, metavar="PATH", help=_FROM)
+    parser.add_argument("--markdown", metavar="PATH", type=Path, help="with --from: write a page of tables there")
     parser.add_argument("--device", default="", help="of kernels: cuda, cpu (default: cuda where there is one)")
     parser.add_argument("--model", metavar="PACKAGE:FUNCTION", help="measure yours: it returns (model, inputs)")
     parser.add_argument("--adapters", default="", metavar="NAMES", help="with --model: comma list of names or folders")
@@ -96,6 +102,10 @@ def bench(options: argparse.Namespace) -> int:
     if options.device and (options.model or options.what != "kernels"):
         raise CannotLoad(f"--device {options.device} is for `bench kernels`; the others measure work on one CPU thread")
     seconds = options.seconds if options.seconds is not None else 0.5 if options.quick else 3.0
+    if options.markdown and not options.given:
+        raise CannotLoad("--markdown is a page of what was written before: bench --from RESULT.json --markdown PAGE.md")
+    if options.markdown:
+        options.markdown.write_text(page.render([benches.read(path) for path in options.given]), "utf-8")
     rows: List[Row] = []
     for measure in _chosen(options, seconds):  # what is known is told and written: the next may take half an hour
         found = measure()
@@ -112,6 +122,9 @@ def bench(options: argparse.Namespace) -> int:
 
 
 def _chosen(options: argparse.Namespace, seconds: float) -> Iterator[Callable[[], List[Row]]]:
+    if options.given:
+        yield from (partial(page.rows_of, benches.read(path)) for path in options.given)
+        return
     if options.model:
         from conformance.bench import own
 

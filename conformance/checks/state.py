@@ -11,7 +11,7 @@ from conformance.compare import Evidence, Mismatch, relative_error
 from conformance.footprint import expect_unchanged, footprint
 from conformance.outputs import tensors_of
 from conformance.scenarios import Draws
-from conformance.shim_switch import reinstalling_faults
+from conformance.shim_switch import refusals, reinstalling_faults
 
 _FEW = Draws(adapters=(1, 2), rows=(2, 3), saved="none")
 
@@ -97,6 +97,8 @@ def threads_do_not_affect_each_other(case: Case) -> Evidence:
         thread.start()
     for thread in threads:
         thread.join()
+    if faults and isinstance(faults[0], refusals()):
+        raise Mismatch(f"a call that is served alone was refused beside others: {faults[0]}") from faults[0]
     if faults:
         raise faults[0]
     return Evidence()
