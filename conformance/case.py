@@ -55,6 +55,13 @@ class Case:
         other = replace(self.scenario, rows=tuple(names), length=length)
         return inputs_of(self.model, other, self.device)
 
+    def poison(self, name: str) -> None:
+        """Let the weights of adapter `name` be nan and inf, in turns."""
+        for path, parameter in self.peft_model.named_parameters():
+            if name in path.split("."):
+                parameter.data.fill_(float("nan"))
+                parameter.data.flatten()[::2] = float("inf")
+
     def plain(self) -> Any:
         """Run the batch without names, under whatever is active."""
         import torch

@@ -57,6 +57,23 @@ def named_modules(model: Any) -> Iterator[Tuple[str, Any]]:
         yield found.name, found.module
 
 
+def named_parameters(model: Any) -> Iterator[Tuple[str, Any]]:
+    """Yield (name, parameter) of every parameter of `model`, a shared one at each of its places, and change nothing."""
+    return _held(model, "_parameters")
+
+
+def named_buffers(model: Any) -> Iterator[Tuple[str, Any]]:
+    """Yield (name, buffer) of every buffer of `model`, likewise."""
+    return _held(model, "_buffers")
+
+
+def _held(model: Any, kind: str) -> Iterator[Tuple[str, Any]]:
+    for path, module in named_modules(model):
+        for name, tensor in vars(module)[kind].items():
+            if tensor is not None:
+                yield f"{path}.{name}" if path else name, tensor
+
+
 def adapter_layers(model: Any) -> List[Tuple[str, Any]]:
     """Return (name, layer) of every tuner layer and saved-module wrapper of `model`."""
     return [(found.name, found.module) for found in walk(model, set()) if found.is_layer]

@@ -12,7 +12,7 @@ from typing import Any, Iterator, List, Optional
 import torch
 
 from shim.errors import RefusedError
-from shim.modules import base_model_of, named_modules
+from shim.modules import base_model_of, named_modules, named_parameters
 
 # Their layers keep a history of the scales that they met, so that they cannot be tried without a trace; those scales
 # are the whole tensor's. No machine here runs them.
@@ -31,8 +31,7 @@ def check_quantised(model: Any) -> None:
     Raises:
         RefusedError: one does, or cannot be tried.
     """
-    tensors = (p for _, module in named_modules(base_model_of(model)) for p in vars(module)["_parameters"].values())
-    dtype = next((p.dtype for p in tensors if p is not None and _is_plain(p)), torch.float32)
+    dtype = next((p.dtype for _, p in named_parameters(base_model_of(model)) if _is_plain(p)), torch.float32)
     for name, module in quantised_layers(model):
         if type(module).__module__.split(".")[0] in _KEEP_SCALES:
             raise RefusedError(

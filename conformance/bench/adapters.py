@@ -17,6 +17,7 @@ from conformance.bench.timing import interleaved
 from conformance.shim_switch import packed, shim_installed, shim_uninstalled
 
 TOKENS = 24
+_SIZES = ((512, 4), (512, 8), (512, 16), (512, 64), (1024, 16))
 
 
 @dataclass(frozen=True)
@@ -67,9 +68,6 @@ def cases(quick: bool) -> List[Case]:
         *[Case(512, 8, samples, 1, samples, 64) for samples in (1, 4, 16)],
         *sorted([*decoding, *prompts, *long, *generating], key=lambda case: (case.width, case.rank)),
     ]
-
-
-_SIZES = ((512, 4), (512, 8), (512, 16), (512, 64), (1024, 16))
 
 
 def _prompt_target(rank: int) -> float:

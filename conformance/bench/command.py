@@ -104,10 +104,13 @@ def bench(options: argparse.Namespace) -> int:
     seconds = options.seconds if options.seconds is not None else 0.5 if options.quick else 3.0
     if options.markdown and not options.given:
         raise CannotLoad("--markdown is a page of what was written before: bench --from RESULT.json --markdown PAGE.md")
+    given = [benches.read(path) for path in options.given]
     if options.markdown:
-        options.markdown.write_text(page.render([benches.read(path) for path in options.given]), "utf-8")
+        options.markdown.write_text(page.render(given), "utf-8")
     rows: List[Row] = []
-    for measure in _chosen(options, seconds):  # what is known is told and written: the next may take half an hour
+    for measure in [partial(page.rows_of, bench) for bench in given] or _chosen(
+        options, seconds
+    ):  # what is known is told and written: the next may take half an hour
         found = measure()
         rows += found
         report(found)
@@ -122,9 +125,6 @@ def bench(options: argparse.Namespace) -> int:
 
 
 def _chosen(options: argparse.Namespace, seconds: float) -> Iterator[Callable[[], List[Row]]]:
-    if options.given:
-        yield from (partial(page.rows_of, benches.read(path)) for path in options.given)
-        return
     if options.model:
         from conformance.bench import own
 

@@ -48,6 +48,11 @@ def has_rows(model: Model) -> bool:
     return "contrastive" not in model.tags
 
 
+def saves_modules(model: Model) -> bool:
+    """Whether adapters of the model can save modules, and its outputs belong to samples."""
+    return bool(model.saved) and has_rows(model)
+
+
 def check(
     *clauses: str, draws: Draws = Draws(), applies: Callable[[Model], bool] = has_rows, quick: bool = True
 ) -> Callable[[Function], Function]:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Sequence, Tuple
 
 from conformance.case import Case, raised_by
-from conformance.checks.check import check, has_rows
+from conformance.checks.check import check, has_rows, saves_modules
 from conformance.compare import Evidence, Inapplicable, Mismatch, compare_row
 from conformance.footprint import expect_unchanged, footprint
 from conformance.outputs import tensors_of
@@ -18,12 +18,8 @@ if TYPE_CHECKING:
     from conformance.models import Model
 
 
-def _saves(model: Model) -> bool:
-    return bool(model.saved) and "contrastive" not in model.tags
-
-
 def _classifies(model: Model) -> bool:
-    return _saves(model) and "classifies" in model.tags
+    return saves_modules(model) and "classifies" in model.tags
 
 
 def _has_words(model: Model) -> bool:
@@ -34,20 +30,20 @@ def _has_two_targets(model: Model) -> bool:
     return len(model.targets) > 1 and has_rows(model)
 
 
-@check("H1", draws=Draws(adapters=(2, 3), rows=(2, 4), saved="all"), applies=_saves)
+@check("H1", draws=Draws(adapters=(2, 3), rows=(2, 4), saved="all"), applies=saves_modules)
 def each_row_uses_its_own_saved_module(case: Case) -> Evidence:
     """Does each row go through its own adapter's saved module, of any type?"""
     return case.expect_rows(case.mixed(), case.rows)
 
 
-@check("H2", draws=Draws(adapters=(2, 3), rows=(2, 4), saved="differ"), applies=_saves)
+@check("H2", draws=Draws(adapters=(2, 3), rows=(2, 4), saved="differ"), applies=saves_modules)
 def rows_without_a_saved_module_use_the_base_one(case: Case) -> Evidence:
     """Does a row whose adapter saves nothing, and a base row, go through the base's module?"""
     names = [case.scenario.names[0], case.scenario.names[-1], BASE, *case.rows][: max(2, len(case.rows))]
     return case.expect_rows(case.mixed(names), names)
 
 
-@check("H3", draws=Draws(adapters=(2, 3), rows=(2, 3), saved="differ"), applies=_saves)
+@check("H3", draws=Draws(adapters=(2, 3), rows=(2, 3), saved="differ"), applies=saves_modules)
 def adapters_stay_right_after_switching_and_disabling(case: Case) -> Evidence:
     """Is each adapter right after switching in any order, and the base model while they are disabled?"""
     evidence = Evidence()
@@ -60,7 +56,7 @@ def adapters_stay_right_after_switching_and_disabling(case: Case) -> Evidence:
     return evidence
 
 
-@check("H3", draws=Draws(adapters=(3, 3), rows=(2, 3), saved="differ"), applies=_saves, quick=False)
+@check("H3", draws=Draws(adapters=(3, 3), rows=(2, 3), saved="differ"), applies=saves_modules, quick=False)
 def adapters_stay_right_after_loading_and_deleting(case: Case) -> Evidence:
     """Is the active adapter right after others were loaded, and each that is left after one was deleted?"""
     evidence = expect_whole_batch(case, case.scenario.active, "after every adapter was loaded")
@@ -76,7 +72,7 @@ def adapters_stay_right_after_loading_and_deleting(case: Case) -> Evidence:
     return evidence
 
 
-@check("H3", "A1", draws=Draws(adapters=(2, 3), rows=(2, 3), saved="differ"), applies=_saves)
+@check("H3", "A1", draws=Draws(adapters=(2, 3), rows=(2, 3), saved="differ"), applies=saves_modules)
 def a_merged_and_unloaded_model_answers_as_its_adapter(case: Case) -> Evidence:
     """Does `merge_and_unload` leave the outputs of the active adapter, whether it saves modules or not?"""
     import torch

@@ -11,7 +11,7 @@ from conformance.shim_switch import is_installed, packed
 
 @check("C2", "R4", draws=Draws(adapters=(4, 4), rows=(5, 6), saved="none", crowded=True))
 def packing_moves_weights_and_changes_no_row(case: Case) -> Evidence:
-    """Is every row its own on a packed model, though its neighbour in memory then holds nan?"""
+    """Is every row its own on a packed model, though its neighbour in memory then holds inf and nan?"""
     if not is_installed():
         raise Inapplicable("upstream packs nothing")
     if not packed(case.peft_model):
@@ -20,8 +20,6 @@ def packing_moves_weights_and_changes_no_row(case: Case) -> Evidence:
         raise Mismatch("a model that was packed should have nothing left to move, but has")
     evidence = case.expect_rows(case.mixed(), case.rows)
     poisoned = case.scenario.names[-1]
-    for path, parameter in case.peft_model.named_parameters():
-        if poisoned in path.split("."):
-            parameter.data.fill_(float("nan"))
+    case.poison(poisoned)
     clean = [row for row, name in enumerate(case.rows) if name != poisoned]
     return evidence + case.expect_rows(case.mixed(), case.rows, clean)

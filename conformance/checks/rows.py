@@ -54,10 +54,7 @@ def other_adapters_weights_do_not_reach_a_row(case: Case) -> Evidence:
     poisoned = case.scenario.names[-1]
     names = [case.scenario.names[0], poisoned, *case.rows[2:]]
     clean = [row for row, name in enumerate(names) if name != poisoned]
-    for path, parameter in case.peft_model.named_parameters():
-        if poisoned in path.split("."):
-            parameter.data.fill_(float("nan"))
-            parameter.data.flatten()[::2] = float("inf")
+    case.poison(poisoned)
     return case.expect_rows(case.mixed(names), names, clean)
 
 

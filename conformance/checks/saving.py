@@ -9,24 +9,17 @@ import warnings
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, List, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Tuple
 
 from conformance.case import Case
-from conformance.checks.check import check, has_rows
+from conformance.checks.check import check, saves_modules
 from conformance.compare import Evidence, Mismatch
 from conformance.footprint import expect_unchanged, footprint
 from conformance.scenarios import BASE, Draws
 from conformance.subject import base_model, with_adapters
 
-if TYPE_CHECKING:
-    from conformance.models import Model
 
-
-def _saves(model: Model) -> bool:
-    return bool(model.saved) and has_rows(model)
-
-
-@check("S5", draws=Draws(adapters=(2, 3), rows=(2, 3), saved="differ"), applies=_saves)
+@check("S5", draws=Draws(adapters=(2, 3), rows=(2, 3), saved="differ"), applies=saves_modules)
 def adapters_saved_and_loaded_again_have_the_same_rows(case: Case) -> Evidence:
     """Do adapters give the same rows, mixed, saved from one model and loaded into another, saved modules included?"""
     names = [case.scenario.names[0], case.scenario.names[-1], BASE][: len(case.rows)]

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Tuple
 
+from conformance.upstream import reach
 from conformance.upstream.defect import Defect, Sighting
 
 if TYPE_CHECKING:
     from conformance.models import Model
 
 _DELETING = "adapters_stay_right_after_loading_and_deleting"
-
-
-def _every(model: Model) -> bool:
-    return True
 
 
 def _has_few_targets(model: Model) -> bool:
@@ -36,7 +33,7 @@ SWITCHING: Tuple[Defect, ...] = (
                     "adapters_stay_right_after_switching_and_disabling",
                     "a_merged_and_unloaded_model_answers_as_its_adapter",
                 ),
-                _every,
+                reach.every,
                 r"not found in odict_keys",
             ),
         ),
@@ -46,14 +43,14 @@ SWITCHING: Tuple[Defect, ...] = (
         "after switching to an adapter that saves nothing, a saved module stays disabled, silently",
         "huggingface/peft#2422 and #2430, peft 0.15.0",
         {"peft": ">=0.11,<0.15"},
-        (Sighting(("adapters_stay_right_after_switching_and_disabling",), _every, r"differs by"),),
+        (Sighting(("adapters_stay_right_after_switching_and_disabling",), reach.every, r"differs by"),),
     ),
     Defect(
         "disabling_uses_another_adapters_module",
         "after disable_adapter() a module that the active adapter does not save is another adapter's, silently",
         "huggingface/peft#2758, peft 0.18.0",
         {"peft": ">=0.15,<0.18"},
-        (Sighting(("adapters_stay_right_after_switching_and_disabling",), _every, r"differs by"),),
+        (Sighting(("adapters_stay_right_after_switching_and_disabling",), reach.every, r"differs by"),),
     ),
     Defect(
         "unloading_another_adapters_module",
@@ -62,7 +59,7 @@ SWITCHING: Tuple[Defect, ...] = (
         {"peft": ">=0.11,<0.21"},
         (
             Sighting(
-                ("a_merged_and_unloaded_model_answers_as_its_adapter",), _every, r"differs by|TypeError was raised"
+                ("a_merged_and_unloaded_model_answers_as_its_adapter",), reach.every, r"differs by|TypeError was raised"
             ),
         ),
     ),
@@ -82,20 +79,20 @@ SWITCHING: Tuple[Defect, ...] = (
         "a merged adapter is deleted, and its weights stay in the base model's for good",
         "huggingface/peft#3504, peft 0.21.0",
         {"peft": "<0.21"},
-        (Sighting(("a_merged_adapter_is_not_deleted",), _every, r"gave None|gave KeyError"),),
+        (Sighting(("a_merged_adapter_is_not_deleted",), reach.every, r"gave None|gave KeyError"),),
     ),
     Defect(
         "enabled_while_disabled",
         "an adapter that is added while all are disabled is enabled in the layers that only it touches",
         "none yet; huggingface/peft#1663 (0.11.0) calls such a model irregular",
         {"peft": ">=0.9"},
-        (Sighting(("a_disabled_model_stays_the_base_model_whatever_is_added",), _every, r"differs by"),),
+        (Sighting(("a_disabled_model_stays_the_base_model_whatever_is_added",), reach.every, r"differs by"),),
     ),
     Defect(
         "a_failed_load_leaves_its_adapter",
         "an adapter that failed to load stays in the model and answers to its name, without its weights",
         "none yet; huggingface/peft#798 was closed when add_adapter was rolled back",
         {"peft": ">=0.9"},
-        (Sighting(("an_adapter_that_failed_to_load_is_not_there",), _every, r"of its parts are left"),),
+        (Sighting(("an_adapter_that_failed_to_load_is_not_there",), reach.every, r"of its parts are left"),),
     ),
 )

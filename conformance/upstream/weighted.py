@@ -2,17 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Tuple
+from typing import Tuple
 
+from conformance.upstream import reach
 from conformance.upstream.defect import Defect, Sighting
-
-if TYPE_CHECKING:
-    from conformance.models import Model
-
-
-def _every(model: Model) -> bool:
-    return True
-
 
 WEIGHTED: Tuple[Defect, ...] = (
     Defect(
@@ -20,7 +13,11 @@ WEIGHTED: Tuple[Defect, ...] = (
         "a combination that begins with an rsLoRA adapter is the square root of its rank too large",
         "huggingface/peft#3449, merged after peft 0.21.2",
         {"peft": ">=0.9,<=0.21.2"},
-        (Sighting(("a_concatenated_adapter_is_the_weighted_sum_of_its_parts",), _every, r"from the weighted sum"),),
+        (
+            Sighting(
+                ("a_concatenated_adapter_is_the_weighted_sum_of_its_parts",), reach.every, r"from the weighted sum"
+            ),
+        ),
     ),
     Defect(
         "combinations_by_svd",
@@ -29,7 +26,9 @@ WEIGHTED: Tuple[Defect, ...] = (
         {"peft": ">=0.9,<0.21"},
         (
             Sighting(
-                ("an_adapter_combined_by_svd_is_the_nearest_to_the_weighted_sum",), _every, r"from the weighted sum"
+                ("an_adapter_combined_by_svd_is_the_nearest_to_the_weighted_sum",),
+                reach.every,
+                r"from the weighted sum",
             ),
         ),
     ),
@@ -41,7 +40,7 @@ WEIGHTED: Tuple[Defect, ...] = (
         (
             Sighting(
                 ("adapters_combined_matrix_by_matrix_are_what_each_way_says",),
-                _every,
+                reach.every,
                 r"by dare_linear has an element that is no sum of kept and dropped ones",
             ),
         ),
@@ -51,6 +50,6 @@ WEIGHTED: Tuple[Defect, ...] = (
         "adapters combined matrix by matrix lose the sign of negative weights, refused below 0.18",
         "huggingface/peft#2918, peft 0.19.0",
         {"peft": ">=0.18,<0.19"},
-        (Sighting(("a_negative_weight_takes_an_adapter_away",), _every, r"from the weighted sum"),),
+        (Sighting(("a_negative_weight_takes_an_adapter_away",), reach.every, r"from the weighted sum"),),
     ),
 )

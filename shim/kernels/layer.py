@@ -93,12 +93,12 @@ def _products(layer: Any, tokens: int, table: RowTable, memory: Memory) -> Optio
 
 
 def _kept(weights: Weights, table: RowTable, tokens: int) -> Bank:
-    in_place = bank_in_place(weights, table.tiles_in_place(tokens))
+    in_place = bank_in_place(weights, table, tokens)
     return in_place or bank_of(weights, table.tiles(tokens, kept=True))
 
 
 def _fresh(weights: Weights, table: RowTable, tokens: int, scratch: Scratch) -> Product:
-    in_place = bank_in_place(weights, table.tiles_in_place(tokens))
+    in_place = bank_in_place(weights, table, tokens)
     if in_place is not None:
         return in_place
     if pays_to_copy(weights, tokens * sum(map(len, table.rows)) / len(table.rows)):

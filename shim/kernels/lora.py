@@ -93,11 +93,17 @@ def pays_to_copy(weights: Weights, tokens: float) -> bool:
     return len(weights.downs) > 1 and each <= COPIED + COPIED_PER_TOKEN * tokens
 
 
-def bank_in_place(weights: Weights, tiles: Optional[Tiles]) -> Optional[Bank]:
-    """Return the adapters' own memory as a bank for `tiles`; None where their weights do not lie side by side in it."""
-    down = None if tiles is None else side_by_side(weights.downs)
+def bank_in_place(weights: Weights, table: RowTable, tokens: int) -> Optional[Bank]:
+    """Return the adapters' own memory as a bank for rows of `tokens` tokens.
+
+    None where their weights do not lie side by side in it, or reading them so would cost more than copies.
+    """
+    down = side_by_side(weights.downs)
     up = None if down is None else side_by_side(weights.ups)
-    if tiles is None or down is None or up is None:
+    if down is None or up is None:
+        return None
+    tiles = table.tiles_in_place(tokens)
+    if tiles is None:
         return None
     return Bank(tiles, down.transpose(1, 2), up.transpose(1, 2), _scaling(weights, tiles, down))
 

@@ -88,9 +88,7 @@ class RowTable:
         key = (tokens, kept)
         if key not in self._tiles:
             height = self._height(tokens, len(self.adapters) * MOST_TILES_PER_ADAPTER if kept else None)
-            if height not in self._cuts:
-                self._cuts[height] = self._cut(height)
-            self._tiles[key] = self._cuts[height]
+            self._tiles[key] = self._of_height(height)
         return self._tiles[key]
 
     def tiles_in_place(self, tokens: int) -> Optional[Tiles]:
@@ -103,6 +101,9 @@ class RowTable:
             return best
         if len(self.rows) * (WEIGHTS_IN_PLACE + height * tokens) > self._cost(best.height, tokens):
             return None
+        return self._of_height(height)
+
+    def _of_height(self, height: int) -> Tiles:
         if height not in self._cuts:
             self._cuts[height] = self._cut(height)
         return self._cuts[height]

@@ -65,12 +65,14 @@ def _failure_leaves_the_model(model: Any, adapter: str) -> Iterator[None]:
 
     Weights are known by their memory: what initialises an adapter by the base's (PiSSA, OLoRA) gives those new memory.
     """
+    from shim.modules import named_buffers, named_modules, named_parameters
     from shim.no_trace import remember
 
     restore_state = remember(model)
-    modules = [(module, dict(vars(module)), _containers(module)) for module in model.modules()]
-    parameters = [(parameter, parameter.data, parameter.requires_grad) for parameter in model.parameters()]
-    values = [(value, value.detach().clone()) for name, value in model.state_dict().items() if _is_of(adapter, name)]
+    modules = [(module, dict(vars(module)), _containers(module)) for _, module in named_modules(model)]
+    parameters = [(parameter, parameter.data, parameter.requires_grad) for _, parameter in named_parameters(model)]
+    tensors = [*named_parameters(model), *named_buffers(model)]
+    values = [(tensor, tensor.detach().clone()) for name, tensor in tensors if _is_of(adapter, name)]
     try:
         yield
     except BaseException as error:
@@ -81,7 +83,7 @@ def _failure_leaves_the_model(model: Any, adapter: str) -> Iterator[None]:
             parameter.data = data
             parameter.requires_grad_(requires_grad)
         for tensor, value in values:
-            tensor.copy_(value)
+            tensor.data.copy_(value)
         restore_state()
         if hasattr(error, "add_note"):  # Breakpoint: python 3.11
             error.add_note(f"adapter {adapter!r} was not loaded, and the model is as it was before")

@@ -50,13 +50,13 @@ def rows_of_attention(
 
 
 def rows_taken(
-    layer: Any, args: Sequence[Any], kwargs: Mapping[str, Any], rows: torch.Tensor, size: int
+    name: str, layer: Any, args: Sequence[Any], kwargs: Mapping[str, Any], rows: torch.Tensor, size: int
 ) -> Tuple[List[Any], Dict[str, Any]]:
     """Return the arguments with these `rows` of the `size` that there are; what was one tensor stays one."""
     taken: Dict[int, Any] = {}  # that query, key and value are one decides how torch computes
     for argument, tensor in _tensors(args, kwargs).items():
         if id(tensor) not in taken:
-            dim = _dim_of("", layer, argument, tensor, size)
+            dim = _dim_of(name, layer, argument, tensor, size)
             taken[id(tensor)] = tensor if dim is None else _rows_of(tensor, dim, rows, size)
     return (
         [taken.get(id(value), value) for value in args],

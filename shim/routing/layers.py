@@ -261,7 +261,7 @@ def _run_attention(
     """Return (output, weights) of the layer's own forward on each adapter's rows, in the order of the rows."""
     outputs, weights = [], []
     for adapter, rows in found:
-        some, named = rows_taken(layer, args, kwargs, rows, len(rule.owners))
+        some, named = rows_taken(groups.names.get(id(layer), ""), layer, args, kwargs, rows, len(rule.owners))
         with select(groups.selection(adapter)):
             output, attended = forward(layer, *some, **named)
         outputs.append(output)

@@ -13,7 +13,7 @@ import torch
 from shim import policy
 from shim.batch import MixedBatch
 from shim.errors import Unroutable
-from shim.modules import base_layer_of, named_modules
+from shim.modules import base_layer_of, named_parameters
 from shim.quantised import check_quantised
 from shim.routing.inputs import Inputs
 from shim.routing.owners import BY_INPUTS
@@ -224,8 +224,7 @@ def _caches(caches: Mapping[str, Any]) -> Hashable:
 def _state_of(batch: MixedBatch) -> Hashable:
     """Return what a plan hangs on of the model and of torch: layers, attention, dtype, device, autocast, mode."""
     layers = tuple((name, type(layer).__name__, _base_name(layer)) for name, layer in batch.layers)
-    held = (value for _, module in named_modules(batch.model) for value in vars(module)["_parameters"].values())
-    first = next((value for value in held if value is not None), None)
+    _, first = next(named_parameters(batch.model), ("", None))
     kind = None if first is None else (str(first.dtype), str(first.device))
     allowed = tuple(sorted(policy.chosen().mixed_outputs))
     modes = batch.in_evaluation

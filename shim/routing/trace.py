@@ -11,7 +11,7 @@ import torch
 from shim import policy
 from shim.batch import MixedBatch
 from shim.errors import Unroutable
-from shim.modules import named_modules
+from shim.modules import named_buffers
 from shim.no_trace import nothing_changed
 from shim.routing.inputs import SHARED, Inputs, cloned, root_name
 from shim.routing.layers import tensors_of
@@ -201,10 +201,9 @@ def check_buffers(tracer: Tracer, batch: MixedBatch) -> None:
     Raises:
         Unroutable: a buffer has part in it, so that rows of later calls would depend on all adapters of this one.
     """
-    for path, module in named_modules(batch.model) if batch.is_training else ():
-        for name, buffer in vars(module)["_buffers"].items():
-            if buffer is not None and tracer.store.tainted(buffer):
-                raise Unroutable(f"the buffer {path}.{name} is written with what adapters change")
+    for name, buffer in named_buffers(batch.model) if batch.is_training else ():
+        if tracer.store.tainted(buffer):
+            raise Unroutable(f"the buffer {name} is written with what adapters change")
 
 
 def _check_output(
