@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Callable
+
 
 class ShimError(Exception):
     """Base of every error raised by `shim`."""
@@ -39,3 +41,12 @@ class Unroutable(ShimError):
 
     Users meet it as the reason in a `RefusedError` or an explanation, never by itself.
     """
+
+
+class RaisedInTrace(Unroutable):
+    """The model itself raised while it was traced: its inputs may be at fault, or the trace.
+
+    No later call is judged by it, unless another route runs this very call: `keep` then remembers the reason.
+    """
+
+    keep: Callable[[], None]

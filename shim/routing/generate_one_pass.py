@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import Any, Callable, Dict, Hashable, Optional
 
+import torch
+
 from shim.batch import MixedBatch
-from shim.errors import Unroutable
+from shim.errors import RaisedInTrace, Unroutable
 from shim.no_trace import failure_leaves_no_trace
 from shim.routing.generate_rows import STEPS, Unit, UnitRoute, Units, follow_rows, units_told
 from shim.routing.generation import goes_row_by_row
@@ -110,6 +113,9 @@ def _units(function: Callable[..., Any], batch: MixedBatch, inputs: Inputs, owne
     if known is None:
         try:
             known = _followed(function, batch, inputs, owners)
+        except RaisedInTrace as reason:
+            reason.keep = partial(store.keep, signature, str(reason))
+            raise
         except Unroutable as reason:
             store.keep(signature, str(reason))
             raise
@@ -124,11 +130,11 @@ def _followed(function: Callable[..., Any], batch: MixedBatch, inputs: Inputs, o
     try:
         with failure_leaves_no_trace(batch.model, {}):
             return follow_rows(function, batch, short, owners)
-    except (Unroutable, MemoryError):
+    except (Unroutable, MemoryError, torch.cuda.OutOfMemoryError):
         raise
     except Exception as error:
         # The model's own error is met again by the next route, in the open.
-        raise Unroutable(f"following generate's rows raised {type(error).__name__}: {error}") from error
+        raise RaisedInTrace(f"following generate's rows raised {type(error).__name__}: {error}") from error
 
 
 def _signature(batch: MixedBatch, inputs: Inputs, owners: Owners) -> Hashable:

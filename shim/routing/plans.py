@@ -6,13 +6,14 @@ import hashlib
 import threading
 import weakref
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Callable, Dict, Hashable, List, Mapping, Optional, Sequence, Tuple
 
 import torch
 
 from shim import policy
 from shim.batch import MixedBatch
-from shim.errors import Unroutable
+from shim.errors import RaisedInTrace, Unroutable
 from shim.modules import base_layer_of, named_parameters
 from shim.quantised import check_quantised
 from shim.routing.inputs import Inputs
@@ -84,6 +85,7 @@ def plan_for(
         to_the_end: whether a trace is run by `trace_to_the_end`: other ranks wait for it, and no other route is left.
 
     Raises:
+        RaisedInTrace: the model raised.
         Unroutable: no plan can be made; the reason is kept, so that the next call does not trace again.
     """
     signature = signature_of(batch, inputs, rows, owners, kind)
@@ -96,6 +98,9 @@ def plan_for(
         raise Unroutable(known)
     try:
         plan = _traced(function, batch, inputs, rows, owners, to_the_end)
+    except RaisedInTrace as reason:
+        reason.keep = partial(_remember, batch.model, signature, str(reason), again)
+        raise
     except Unroutable as reason:
         _remember(batch.model, signature, str(reason), again)
         raise
@@ -184,7 +189,7 @@ def _traced(
         if to_the_end:
             raise
         # The model's own error is met again by the next route, in the open.
-        raise Unroutable(f"tracing raised {type(error).__name__}: {error}") from error
+        raise RaisedInTrace(f"tracing raised {type(error).__name__}: {error}") from error
     check_quantised(batch.model)
     return plan
 

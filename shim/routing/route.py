@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from typing import Any, Callable
 
 import torch
 
 from shim import policy
 from shim.batch import MixedBatch
-from shim.errors import RefusedError, Unroutable
+from shim.errors import RaisedInTrace, RefusedError, Unroutable
 from shim.routing.generate_one_pass import run_one_pass_generate
 from shim.routing.generation import run_split_generate
 from shim.routing.inputs import Inputs
@@ -41,8 +40,14 @@ def run_forward(function: Callable[..., Any], batch: MixedBatch, inputs: Inputs,
 def run_one_adapter(function: Callable[..., Any], batch: MixedBatch, inputs: Inputs, owners: Owners) -> Any:
     """Run a batch with one distinct name by `function`, a forward: by the graphs of every list, where they may."""
     if batch.is_compiled and not torch.is_grad_enabled():
-        with suppress(Unroutable, RefusedError):
+        try:
             return run_one_pass(function, batch, inputs, owners)
+        except RefusedError:
+            return run_plain(function, batch, inputs)
+        except Unroutable as reason:
+            found = run_plain(function, batch, inputs)
+            _keep(reason)
+            return found
     return run_plain(function, batch, inputs)
 
 
@@ -77,6 +82,14 @@ def _fall_back(
             'shim.install(fallback="split")'
         ) from reason
     try:
-        return split(function, batch, inputs, owners)
+        found = split(function, batch, inputs, owners)
     except RefusedError as refused:
         raise RefusedError(f"{refused} [in one pass: {reason}]") from reason
+    _keep(reason)
+    return found
+
+
+def _keep(reason: Unroutable) -> None:
+    """Remember what another route has shown to be the trace's fault, and not the inputs'."""
+    if isinstance(reason, RaisedInTrace):
+        reason.keep()

@@ -182,6 +182,15 @@ def test_an_interrupted_generate_leaves_no_attribute_on_the_model(model):
     assert (set(vars(model.base_model)), set(vars(model.base_model.model))) == before
 
 
+def test_a_generate_that_raises_is_nothing_to_the_next(model):
+    """Where fallback is refuse, one bad request had all batches of its shape refused from then on."""
+    with pytest.raises((IndexError, shim.RefusedError), match="out of range"):
+        model.generate(input_ids=IDS + 99, adapter_names=NAMES, max_new_tokens=3)
+    tokens = model.generate(input_ids=IDS, adapter_names=NAMES, max_new_tokens=3)
+    for row, name in enumerate(NAMES):
+        assert_same_tokens(tokens[row], alone(model, name, max_new_tokens=3)[row])
+
+
 def test_a_wrong_number_of_names_is_refused_before_anything_runs(model):
     with pytest.raises(shim.AdapterNamesError, match=r"is 3, but should be 4.*input_ids"):
         model.generate(input_ids=IDS, adapter_names=NAMES[:3], max_new_tokens=2)

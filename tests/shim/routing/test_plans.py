@@ -94,3 +94,36 @@ def test_a_reason_is_kept_like_a_plan(adapted):
         with pytest.raises(shim.RefusedError):
             model(X, adapter_names=NAMES)
     assert len(calls) == 1
+
+
+def test_an_error_of_the_models_own_is_not_kept(adapted, alone):
+    """One bad request must not have all batches of its shape refused, or split, from then on."""
+
+    def body(toy, x):
+        if bool(x.isnan().any()):
+            raise IndexError("planted")
+        return toy.linear(x)
+
+    for fallback, error in (("split", IndexError), ("refuse", shim.RefusedError)):
+        shim.install(fallback=fallback)
+        model = adapted(body)
+        with pytest.raises(error, match="planted"):
+            model(x=X * float("nan"), adapter_names=NAMES)
+        assert shim.explain(model, {"x": X}, NAMES).route == "one pass"
+        check_rows(model, alone, X, NAMES)
+        shim.uninstall()
+
+
+def test_an_error_of_the_trace_alone_is_kept(adapted):
+    planted = [IndexError("planted")]
+
+    def body(toy, x):
+        if planted:  # the trace is what runs first
+            raise planted.pop()
+        return toy.linear(x)
+
+    model = adapted(body)
+    model(x=X, adapter_names=NAMES)
+    explained = shim.explain(model, {"x": X}, NAMES)
+    assert explained.route == "split"
+    assert "planted" in explained.reason
