@@ -40,7 +40,10 @@ class Unroutable(ShimError):
     """The rows of a call cannot be proven in one pass, for the reason given; another route is tried.
 
     Users meet it as the reason in a `RefusedError` or an explanation, never by itself.
+    by_value: whether Python read integers of the inputs, so that it may hold for these values of theirs alone.
     """
+
+    by_value = False
 
 
 class RaisedInTrace(Unroutable):

@@ -52,7 +52,7 @@ class PlanStore:
 
 
 BY_VALUE: Any = object()
-"""In the place of a plan: Python reads integers of the inputs, so that each of their values has a plan of its own."""
+"""In the place of a plan: Python reads integers of the inputs, so that each of their values has one, or a reason."""
 
 
 @dataclass(frozen=True)
@@ -89,26 +89,24 @@ def plan_for(
         Unroutable: no plan can be made; the reason is kept, so that the next call does not trace again.
     """
     signature = signature_of(batch, inputs, rows, owners, kind)
-    known = None if again else look_up(batch.model, signature)
-    if known is BY_VALUE:
+    known = look_up(batch.model, signature)
+    by_value = known is BY_VALUE
+    if by_value:
         known = store_of(batch.model).exact.get((signature.exact, integers_of(inputs)))
-    if isinstance(known, Plan):
+    if isinstance(known, Plan) and not again:
         return known
-    if known is not None:
+    if known is not None and not again:
         raise Unroutable(known)
+    remember = partial(_remember, batch.model, signature, inputs, again)
     try:
         plan = _traced(function, batch, inputs, rows, owners, to_the_end)
     except RaisedInTrace as reason:
-        reason.keep = partial(_remember, batch.model, signature, str(reason), again)
+        reason.keep = partial(remember, str(reason), by_value)
         raise
     except Unroutable as reason:
-        _remember(batch.model, signature, str(reason), again)
+        remember(str(reason), by_value or reason.by_value)
         raise
-    if plan.by_data or plan.is_lasting:
-        _remember(batch.model, signature, plan, again)
-    else:
-        _remember(batch.model, signature, BY_VALUE, again)
-        store_of(batch.model).keep((signature.exact, integers_of(inputs)), plan)
+    remember(plan, not plan.by_data and (by_value or not plan.is_lasting))
     return plan
 
 
@@ -194,8 +192,11 @@ def _traced(
     return plan
 
 
-def _remember(model: Any, signature: Signature, found: Any, again: bool) -> None:
+def _remember(model: Any, signature: Signature, inputs: Inputs, again: bool, found: Any, by_value: bool) -> None:
     store = store_of(model)
+    if by_value:
+        store.keep((signature.exact, integers_of(inputs)), found)
+        found = BY_VALUE
     with _LOCK:
         _keep(store.exact, signature.exact, found)
         family = store.families.get(signature.family)

@@ -109,6 +109,7 @@ def _run(
             check_outputs(tracer, settlement, state, rows, batch)
             check_buffers(tracer, batch)
         except Unroutable as unroutable:
+            unroutable.by_value = tracer.reads_integers
             problem = unroutable
     calls = tuple(_settled(call, settlement, tracer) for call in recorder.calls)
     return _Traced(Plan(calls, _lengths(inputs), tracer.reads_integers, _numbers(tracer, state)), state, problem)

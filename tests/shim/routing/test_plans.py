@@ -1,6 +1,7 @@
 """Plans: made once for a structure, general after two lengths, never stale."""
 
 import pytest
+import torch
 
 import shim
 from tests.shim.routing.bodies import APART, MIXING
@@ -127,3 +128,26 @@ def test_an_error_of_the_trace_alone_is_kept(adapted):
     explained = shim.explain(model, {"x": X}, NAMES)
     assert explained.route == "split"
     assert "planted" in explained.reason
+
+
+def test_a_reason_that_hangs_on_integers_is_kept_for_these_alone(adapted, alone):
+    calls = []
+
+    def body(toy, x, centred):
+        calls.append(len(x))
+        y = toy.linear(x)
+        return y - y.mean(0) if int(centred[0]) else y
+
+    model = adapted(body)
+    shim.install(fallback="refuse")
+    for _ in range(2):
+        for centred in (1, 0):
+            given = {"x": X, "centred": torch.full((4,), centred)}
+            if centred:
+                with pytest.raises(shim.RefusedError, match="mixes samples"):
+                    model(**given, adapter_names=NAMES)
+            else:
+                mixed = model(**given, adapter_names=NAMES)
+                for row, name in enumerate(NAMES):
+                    torch.testing.assert_close(mixed[row], alone(model, name, **given)[row], rtol=1e-9, atol=1e-12)
+    assert len(calls) == 2 + 2 * (1 + 4)  # a trace for each value, and the calls with their references
