@@ -22,6 +22,7 @@ from shim.routing.plan import Plan, generalize, instantiate
 from shim.routing.trace import Owners, trace, trace_to_the_end
 
 _MOST = 512
+_PLAIN = (bool, int, float, str, type(None))
 _LOCK = threading.Lock()
 
 
@@ -228,13 +229,13 @@ def _caches(caches: Mapping[str, Any]) -> Hashable:
 
 
 def _state_of(batch: MixedBatch) -> Hashable:
-    """Return what a plan hangs on of the model and of torch: layers, attention, dtype, device, autocast, mode."""
+    """Return what a plan hangs on of the model and of torch: layers, settings, dtype, device, autocast, mode."""
     layers = tuple((name, type(layer).__name__, _base_name(layer)) for name, layer in batch.layers)
     _, first = next(named_parameters(batch.model), ("", None))
     kind = None if first is None else (str(first.dtype), str(first.device))
     allowed = tuple(sorted(policy.chosen().mixed_outputs))
     modes = batch.in_evaluation
-    return (layers, _attention(getattr(batch.model, "config", None)), kind, _autocast(), allowed, modes)
+    return (layers, _settings(getattr(batch.model, "config", None)), kind, _autocast(), allowed, modes)
 
 
 def _autocast() -> Hashable:
@@ -249,10 +250,12 @@ def _base_name(layer: Any) -> str:
     return "" if base is None else type(base).__name__
 
 
-def _attention(config: Any, depth: int = 2) -> Hashable:
-    """Return the attention implementation that `config` and those inside it ask for."""
-    own = getattr(config, "_attn_implementation", None)
-    if depth == 0 or not hasattr(config, "__dict__"):
-        return own
-    inner = [value for value in vars(config).values() if hasattr(value, "_attn_implementation")]
-    return (own, *(_attention(value, depth - 1) for value in inner))
+def _settings(config: Any, depth: int = 2) -> Hashable:
+    """Return what `config` and those inside it say in plain values: the attention, which outputs are wanted."""
+    found: List[Hashable] = []
+    for value in vars(config).values() if hasattr(config, "__dict__") else ():
+        if isinstance(value, _PLAIN):
+            found.append(value)
+        elif depth and hasattr(value, "_attn_implementation"):
+            found.append(_settings(value, depth - 1))
+    return tuple(found)

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from transformers import PretrainedConfig
 
 import shim
 from tests.shim.routing.bodies import APART, MIXING
@@ -151,3 +152,25 @@ def test_a_reason_that_hangs_on_integers_is_kept_for_these_alone(adapted, alone)
                 for row, name in enumerate(NAMES):
                     torch.testing.assert_close(mixed[row], alone(model, name, **given)[row], rtol=1e-9, atol=1e-12)
     assert len(calls) == 2 + 2 * (1 + 4)  # a trace for each value, and the calls with their references
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_a_setting_of_the_model_that_is_changed_is_seen(adapted, nested):
+    """As `config.output_router_logits`, which adds an output made of all samples."""
+
+    def body(toy, x):
+        y = toy.linear(x)
+        config = toy.config.inner if nested else toy.config
+        return (y, y.mean(0)) if config.wants_mean else (y,)
+
+    shim.install(fallback="refuse")
+    model = adapted(body)
+    model.config = PretrainedConfig(wants_mean=False)
+    model.config.inner = PretrainedConfig(wants_mean=False)
+    model.get_base_model().config = model.config
+    for _ in range(2):
+        model(X, adapter_names=NAMES)
+        (model.config.inner if nested else model.config).wants_mean = True
+        with pytest.raises(shim.RefusedError, match="mixes samples"):
+            model(X, adapter_names=NAMES)
+        (model.config.inner if nested else model.config).wants_mean = False
