@@ -12,6 +12,8 @@ from functools import cached_property
 from typing import Any, Dict, FrozenSet, List, Mapping, Optional, Tuple
 
 from shim.routing.layers import Kind
+from shim.routing.owners import BY_INPUTS
+from shim.routing.reads import Reads
 from shim.routing.rows import RowRule
 
 Shape = Tuple[Optional[int], ...]
@@ -43,14 +45,14 @@ class PlannedCall:
 class Plan:
     """The layer calls of one forward in their order, and what they hang on.
 
-    lengths: the shapes of the inputs that it was traced with. reads_integers: whether Python read integers of
-    the inputs, so that shapes alone do not decide layouts that are not whole. numbers: the paths of single numbers
-    among the outputs and the state that no sample has a part in, as the length of a static cache.
+    lengths: the shapes of the inputs that it was traced with. reads: what Python read of the inputs. numbers: the
+    paths of single numbers among the outputs and the state that no sample has a part in, as the length of a static
+    cache.
     """
 
     calls: Tuple[PlannedCall, ...]
     lengths: Tuple[Tuple[str, Tuple[int, ...]], ...]
-    reads_integers: bool = False
+    reads: Reads = Reads.NOTHING
     numbers: FrozenSet[str] = frozenset()
 
     def __post_init__(self) -> None:
@@ -70,12 +72,14 @@ class Plan:
     @cached_property
     def by_data(self) -> int:
         """Who decides the rows of some call: 0 where structure decides all."""
-        return max((call.by_data for call in self.calls), default=0)
+        by_python = BY_INPUTS if self.reads == Reads.WORKED_OUT else 0
+        return max([by_python, *(call.by_data for call in self.calls)])
 
     @cached_property
     def is_lasting(self) -> bool:
         """Whether the plan serves other data of the same signature."""
-        return not self.by_data and not (self.reads_integers and any(map(_is_not_whole, self.calls)))
+        by_value = self.reads >= Reads.VALUES or (self.reads and any(map(_is_not_whole, self.calls)))
+        return not self.by_data and not by_value
 
 
 def generalize(one: Plan, other: Plan) -> Optional[Plan]:
@@ -88,8 +92,7 @@ def generalize(one: Plan, other: Plan) -> Optional[Plan]:
         if call is None:
             return None
         calls.append(call)
-    reads_integers = one.reads_integers or other.reads_integers
-    return Plan(tuple(calls), one.lengths, reads_integers, one.numbers & other.numbers)
+    return Plan(tuple(calls), one.lengths, max(one.reads, other.reads), one.numbers & other.numbers)
 
 
 def instantiate(general: Plan, lengths: Lengths) -> Plan:
@@ -131,7 +134,7 @@ def to_json(plan: Plan) -> Any:
         for c in plan.calls
     ]
     numbers = sorted(plan.numbers)
-    return {"calls": calls, "lengths": plan.lengths, "reads_integers": plan.reads_integers, "numbers": numbers}
+    return {"calls": calls, "lengths": plan.lengths, "reads": plan.reads, "numbers": numbers}
 
 
 def from_json(data: Any) -> Plan:
@@ -150,7 +153,7 @@ def from_json(data: Any) -> Plan:
         for layer, kind, shape, rules, shared, by_data, per_input, lifted in data["calls"]
     )
     lengths = tuple((path, tuple(shape)) for path, shape in data["lengths"])
-    return Plan(calls, lengths, data["reads_integers"], frozenset(data["numbers"]))
+    return Plan(calls, lengths, Reads(data["reads"]), frozenset(data["numbers"]))
 
 
 def _general_call(a: PlannedCall, b: PlannedCall, first: Lengths, second: Lengths) -> Optional[PlannedCall]:

@@ -18,10 +18,12 @@ from shim.routing.layers import tensors_of
 from shim.routing.lifting import Lifts, ways_to_lift
 from shim.routing.owners import CONSTANT, MIXED, Settlement
 from shim.routing.plan import Plan, PlannedCall
+from shim.routing.reads import Reads
 from shim.routing.recorder import Recorder, SeenCall
 from shim.routing.rows import RowRule, rule_of
 from shim.routing.running_modules import modules_told
 from shim.routing.steady import Steady
+from shim.routing.storage import address
 from shim.routing.tracer import Tracer
 from shim.routing.tree import shown
 from shim.selection import BASE, is_routed, select
@@ -109,10 +111,10 @@ def _run(
             check_outputs(tracer, settlement, state, rows, batch)
             check_buffers(tracer, batch)
         except Unroutable as unroutable:
-            unroutable.by_value = tracer.reads_integers
+            unroutable.by_value = tracer.reads > Reads.NOTHING
             problem = unroutable
     calls = tuple(_settled(call, settlement, tracer) for call in recorder.calls)
-    return _Traced(Plan(calls, _lengths(inputs), tracer.reads_integers, _numbers(tracer, state)), state, problem)
+    return _Traced(Plan(calls, _lengths(inputs), tracer.reads, _numbers(tracer, state)), state, problem)
 
 
 def _numbers(tracer: Tracer, state: Any) -> FrozenSet[str]:
@@ -152,6 +154,7 @@ def seed(tracer: Tracer, inputs: Inputs, rows: Sequence[int], owners: Owners) ->
             dim = _packed_dim(tensor)
             ids = tracer.lattice.fresh(tensor.shape[dim], tensor.device)
         along = ids.view([-1 if index == dim else 1 for index in range(tensor.dim())])
+        tracer.given.add(address(tensor))
         tracer.store.write(tensor, along.expand(tensor.shape), tainted=name in caches or name in _STATES)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from typing import Any, Dict, Iterator, List, Sequence
+from typing import Any, Dict, Iterator, List, Sequence, Set
 
 import torch
 from torch.multiprocessing.reductions import StorageWeakRef
@@ -19,6 +19,7 @@ from torch.utils._pytree import tree_flatten
 from shim.routing.mode import ThreadedDispatchMode
 from shim.routing.operations import Operation, operation
 from shim.routing.owners import BY_ADAPTERS, BY_INPUTS, Ids, Lattice
+from shim.routing.reads import Reads, read_of
 from shim.routing.rules import elementwise, find_rule
 from shim.routing.rules.op import Op
 from shim.routing.storage import OwnerStore, address, overlaps_itself, storage_of
@@ -35,8 +36,8 @@ class Tracer(ThreadedDispatchMode):
 
     store: the ids. lattice: how they join. obstacles: what makes every answer unproven (a value that adapters
     change was read by Python, memory was filled unseen), in words. mixers: what made a value depend on several
-    samples, in words, first one first. reads_integers: whether Python read integers of the inputs, so that
-    shapes alone do not decide the layout. module: the name of the module that runs, for messages.
+    samples, in words, first one first. reads: what Python read of the inputs, so that shapes alone do not decide the
+    layout. given: the addresses of the inputs. module: the name of the module that runs, for messages.
     """
 
     def __init__(self, samples: int) -> None:
@@ -46,7 +47,8 @@ class Tracer(ThreadedDispatchMode):
         self.obstacles: List[str] = []
         self.mixers: List[str] = []
         self.without_rule: Dict[str, int] = {}
-        self.reads_integers = False
+        self.reads = Reads.NOTHING
+        self.given: Set[int] = set()
         self.module = ""
         self._bookkeeping = 0
         self._paused = False
@@ -96,8 +98,10 @@ class Tracer(ThreadedDispatchMode):
             self.obstacles.append(f"{how}() of a value that adapters change{self._where()}")
         elif tensor.is_floating_point() and how not in _SINGLE:  # it may come back in another order
             self.obstacles.append(f"{how}() of values that may come back unseen{self._where()}")
-        elif tensor.dtype is not torch.bool:
-            self.reads_integers = True
+        else:
+            is_given = address(tensor) in self.given
+            read = read_of(tensor, how, self.store.ids(tensor), self.lattice.samples, is_given)
+            self.reads = max(self.reads, read)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run `func` and give its outputs their owners."""

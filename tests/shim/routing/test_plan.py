@@ -5,7 +5,9 @@ import json
 import pytest
 
 from shim.routing.layers import Kind
+from shim.routing.owners import BY_INPUTS
 from shim.routing.plan import Plan, PlannedCall, fits, from_json, generalize, instantiate, to_json
+from shim.routing.reads import Reads
 from shim.routing.rows import RowRule
 
 
@@ -57,10 +59,19 @@ def test_plans_that_disagree_make_no_general_one(one, other):
 
 
 def test_blocks_hang_on_more_than_shapes_where_python_reads_integers():
-    one, other = plan(5, blocks(5), reads_integers=True), plan(9, blocks(9), reads_integers=True)
+    one, other = plan(5, blocks(5), reads=Reads.NUMBERS), plan(9, blocks(9), reads=Reads.NUMBERS)
     assert not one.is_lasting
     assert generalize(one, other) is None
-    assert plan(5, WHOLE, reads_integers=True).is_lasting
+    assert plan(5, WHOLE, reads=Reads.NUMBERS).is_lasting
+
+
+def test_what_python_read_sample_by_sample_does_not_last():
+    by_value, own = plan(5, WHOLE, reads=Reads.VALUES), plan(5, WHOLE, reads=Reads.WORKED_OUT)
+    assert not by_value.is_lasting
+    assert not by_value.by_data
+    assert not own.is_lasting
+    assert own.by_data == BY_INPUTS
+    assert generalize(by_value, plan(9, WHOLE)) is None
 
 
 def test_rows_that_data_decides_do_not_last():
@@ -71,5 +82,5 @@ def test_rows_that_data_decides_do_not_last():
 
 def test_json_gives_a_plan_back():
     general = generalize(plan(5, blocks(5), WHOLE, None), plan(9, blocks(9), WHOLE, None))
-    for one in (general, plan(5, RowRule(None, (0, 2, 1)), reads_integers=True)):
+    for one in (general, plan(5, RowRule(None, (0, 2, 1)), reads=Reads.NUMBERS)):
         assert from_json(json.loads(json.dumps(to_json(one)))) == one

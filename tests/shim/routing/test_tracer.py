@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from shim.routing.owners import MIXED
+from shim.routing.reads import Reads
 from shim.routing.tracer import Tracer
 
 ROWS = torch.tensor([[1], [2], [3]], dtype=torch.int32)
@@ -167,9 +168,11 @@ def test_integers_of_the_inputs_that_python_reads_are_noted(tracer):
     lengths = seed(tracer, 3, tainted=False, dtype=torch.int64)
     with tracer:
         assert not bool((lengths > 100).any())
-        assert not tracer.reads_integers
+        assert tracer.reads == Reads.NOTHING
+        int(lengths.max())
+        assert tracer.reads == Reads.NUMBERS
         lengths.tolist()
-    assert tracer.reads_integers
+    assert tracer.reads == Reads.WORKED_OUT
 
 
 def test_shapes_are_no_values(tracer):

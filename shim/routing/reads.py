@@ -1,0 +1,48 @@
+"""What Python read of the inputs while a forward was traced, and so which other calls its plan may serve."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+import torch
+
+from shim.routing.owners import CONSTANT, Ids
+from shim.routing.storage import storage_of
+
+# What gives a verdict on whole tensors.
+_VERDICTS = frozenset({"equal", "allclose"})
+
+
+class Reads(IntEnum):
+    """The more Python read, the fewer calls are alike.
+
+    NOTHING: shapes and structure decide the layout. NUMBERS: integers of the whole batch (the greatest length), which
+    may decide a layout that is not whole. VALUES: integers of the inputs, one by one (sizes, an order): each of their
+    values has a plan of its own. WORKED_OUT: what was worked out for single samples (the lengths in a mask), by which
+    Python may sort them: the plan is that call's alone.
+    """
+
+    NOTHING = 0
+    NUMBERS = 1
+    VALUES = 2
+    WORKED_OUT = 3
+
+
+def read_of(tensor: torch.Tensor, how: str, ids: Ids, samples: int, is_given: bool) -> Reads:
+    """Return what Python learns where it reads `tensor`, whose elements belong to `ids`, by the method `how`.
+
+    is_given: whether the tensor is an input, or a part of one.
+    """
+    if how in _VERDICTS or samples == 1 or _is_one_number_of_all(tensor, ids):
+        is_control = tensor.is_floating_point() or tensor.dtype is torch.bool
+        return Reads.NOTHING if is_control else Reads.NUMBERS
+    return Reads.VALUES if is_given and not tensor.is_floating_point() else Reads.WORKED_OUT
+
+
+def _is_one_number_of_all(tensor: torch.Tensor, ids: Ids) -> bool:
+    """Whether `tensor` is a number that stands alone, as a reduction gives it, and is no single sample's.
+
+    One that stands among others is one of a list, which Python can go through.
+    """
+    alone = tensor.numel() == 1 and storage_of(tensor).nbytes() == tensor.element_size()
+    return alone and (ids is None or not bool((ids > CONSTANT).any()))
