@@ -24,6 +24,8 @@ from shim.routing.rehearsal import layout_for
 from shim.routing.split import forward_and_caches
 from shim.routing.trace import Owners
 
+_TRACED_ANEW = "traced at every call, since values of the inputs decide whose some rows are"
+
 
 @dataclass(frozen=True)
 class LayerRoute:
@@ -39,7 +41,8 @@ class Explanation:
 
     route: `plain` (one distinct name), `one pass` (by a plan), `live` (one pass, the rows traced as they come),
         `split` (one sub-batch per adapter) or `refuse`.
-    reason: why it is not one pass: the layer or output, its shape, the operation that mixed samples.
+    reason: why it is not one pass: the layer or output, its shape, the operation that mixed samples; or, of one pass,
+        why its plan is made anew at every call.
     layers: the rows of every adapted layer, where they are known.
     """
 
@@ -99,7 +102,7 @@ def explain(
     except Unroutable as reason:
         return _fallback(function, batch, given, known, str(reason), layers)
     if plan.by_data != BY_ADAPTERS:
-        return Explanation("one pass", "", layers)
+        return Explanation("one pass", _TRACED_ANEW if plan.by_data else "", layers)
     if not prefers_live(batch):
         why = f"data decides the rows of {decided_by_data(plan)}, and a split costs less than tracing while running"
         split = _fallback(function, batch, given, known, why, layers)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import IntEnum
+from typing import Any, Optional, Sequence
 
 import torch
 
@@ -11,6 +12,10 @@ from shim.routing.storage import storage_of
 
 # What gives a verdict on whole tensors.
 _VERDICTS = frozenset({"equal", "allclose"})
+# Whose outputs are as large as values say, so that Python learns of these by a shape.
+_SIZED_BY_FIRST = frozenset(
+    "nonzero bincount _unique _unique2 unique_dim unique_consecutive unique_dim_consecutive".split()
+)
 
 
 class Reads(IntEnum):
@@ -37,6 +42,29 @@ def read_of(tensor: torch.Tensor, how: str, ids: Ids, samples: int, is_given: bo
         is_control = tensor.is_floating_point() or tensor.dtype is torch.bool
         return Reads.NOTHING if is_control else Reads.NUMBERS
     return Reads.VALUES if is_given and not tensor.is_floating_point() else Reads.WORKED_OUT
+
+
+def read_of_size(decider: torch.Tensor, ids: Ids, samples: int) -> Reads:
+    """Return what Python learns from the size of an output that the values of `decider` decide.
+
+    That of a single sample's is a length of it; how many there are in the whole batch places no sample.
+    """
+    if ids is None or samples == 1:
+        return Reads.NOTHING
+    owners = torch.unique(ids[ids != CONSTANT])
+    return Reads.WORKED_OUT if len(owners) == 1 else Reads.NOTHING
+
+
+def decider_of_size(name: str, args: Sequence[Any]) -> Optional[torch.Tensor]:
+    """Return the operand of the operation `name` whose values decide the size of its output; None where none does."""
+    deciders: Sequence[Any] = ()
+    if name in _SIZED_BY_FIRST:
+        deciders = args[:1]
+    elif name in ("masked_select", "repeat_interleave"):  # of repeats alone, too; or of a number
+        deciders = args[:2][-1:]
+    elif name == "index":
+        deciders = [index for index in args[1] if index is not None and index.dtype in (torch.bool, torch.uint8)]
+    return next((decider for decider in deciders if isinstance(decider, torch.Tensor)), None)
 
 
 def _is_one_number_of_all(tensor: torch.Tensor, ids: Ids) -> bool:

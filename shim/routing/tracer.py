@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_flatten
 from shim.routing.mode import ThreadedDispatchMode
 from shim.routing.operations import Operation, operation
 from shim.routing.owners import BY_ADAPTERS, BY_INPUTS, Ids, Lattice
-from shim.routing.reads import Reads, read_of
+from shim.routing.reads import Reads, decider_of_size, read_of, read_of_size
 from shim.routing.rules import elementwise, find_rule
 from shim.routing.rules.op import Op
 from shim.routing.storage import OwnerStore, address, overlaps_itself, storage_of
@@ -144,6 +144,7 @@ class Tracer(ThreadedDispatchMode):
                 self.obstacles.append(f"{known.name} is computed by several ranks{self._where()}")
             return
         self._watch_memory(known, inputs, output, args, kwargs)
+        self._watch_size(known, args)
         if known.view or not any(map(self.store.knows, inputs)):
             return
         outputs = [leaf for leaf in tree_flatten(output)[0] if isinstance(leaf, torch.Tensor)]
@@ -214,6 +215,13 @@ class Tracer(ThreadedDispatchMode):
         if any(tensor.layout is torch.strided and self.store.knows(tensor) for tensor in inputs):
             self.obstacles.append(f"{known.name} makes or reads a sparse tensor{self._where()}")
         return True
+
+    def _watch_size(self, known: Operation, args: Sequence[Any]) -> None:
+        """Note what Python learns of values by the size of an output."""
+        decider = None if self._bookkeeping else decider_of_size(known.name, args)
+        if decider is not None and not self.store.tainted(decider):
+            read = read_of_size(decider, self.store.ids(decider), self.lattice.samples)
+            self.reads = max(self.reads, read)
 
     def _watch_memory(self, known: Operation, inputs: Sequence[Any], output: Any, args: Any, kwargs: Any) -> None:
         """Note memory that an operation reads though no operation wrote it: a raw kernel filled it unseen."""
