@@ -101,5 +101,8 @@ def as_written(original: Callable[[Any], Any], asked: Callable[[], Graphs]) -> C
 def replacements(calling: Callable[[Any], Any], asked: Callable[[], Graphs]) -> Iterator[Replacement]:
     """Yield what lets compiled modules take names, by `calling`, and what is `asked` at each call of one."""
     dynamo = sys.modules["torch._dynamo"].eval_frame
-    yield Replacement(dynamo.OptimizedModule, "__call__", calling(dynamo.OptimizedModule.__call__))
+    module = dynamo.OptimizedModule
+    # Torch 2.6 has no such method of its own: it is named for its place, not for the one that it calls.
+    replacement = Replacement if "__call__" in vars(module) else Replacement.by
+    yield replacement(module, "__call__", calling(module.__call__))
     yield Replacement(dynamo, "_callback_from_stance", as_written(dynamo._callback_from_stance, asked))

@@ -156,7 +156,8 @@ def test_other_backends_are_right(build, way, backend):
             pytest.skip(f"inductor does not run here: {error}")
     compiled = way(model, backend=backend, fullgraph=True)
     with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("error", UserWarning)
+        warnings.filterwarnings("error", "a mixed batch runs uncompiled")
+        warnings.filterwarnings("ignore", "Skipping serialization")  # inductor's own, torch 2.6
         torch.testing.assert_close(compiled(**inputs).logits, plain)
         for names in LISTS[:2]:
             check(compiled, inputs, expected, names)
@@ -367,11 +368,11 @@ def test_a_graph_that_changes_the_calls_is_not_believed(change):
             q, v = nodes[0], nodes[1]
             if change == "left out":
                 v.replace_all_uses_with(q)
+                graph.graph.erase_node(v)
             else:
                 v.args = q.args
-            graph.graph.eliminate_dead_code()
             graph.recompile()
-        return graph
+        return graph.forward  # torch 2.6 would compile the call of a graph's module
 
     compiled = inner(model, backend=changing, fullgraph=True)
     with torch.no_grad(), pytest.warns(UserWarning, match=r"a mixed batch runs uncompiled: a graph"):
