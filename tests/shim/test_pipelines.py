@@ -1,6 +1,7 @@
 """A pipeline gives each input its own adapter, whatever the batch size, on both kinds of models."""
 
 import warnings
+from contextlib import suppress
 
 import peft
 import pytest
@@ -131,9 +132,13 @@ def test_wrong_names_are_refused(inputs, names, error, says):
         pipe_for("text-classification")(inputs, adapter_names=names)
 
 
-def test_a_generator_is_refused():
+def test_a_generator_is_refused_unless_the_pipeline_makes_a_list_of_it():
+    pipe = pipe_for("text-classification")
+    with suppress(shim.RefusedError):
+        assert list(pipe((text for text in TEXTS), adapter_names=NAMES)) == pipe(TEXTS, adapter_names=NAMES)
+        return  # transformers 5.5
     with pytest.raises(shim.RefusedError, match=r"generator.*pass a list"):
-        list(pipe_for("text-classification")((text for text in TEXTS), adapter_names=NAMES))
+        list(pipe((text for text in TEXTS), adapter_names=NAMES))
 
 
 def test_a_model_without_adapters_is_refused():
