@@ -217,7 +217,8 @@ def _check_evaluation_mode(modules: List[Found]) -> None:
         if not module.training:
             continue
         is_random = getattr(module, "p", 0) > 0 if "Dropout" in type(module).__name__ else False
-        if not found.inside or is_random or hasattr(module, "running_mean"):
+        # Not by attribute: a saved module's wrapper without an active adapter raises IndexError (peft 0.16 to 0.18).
+        if not found.inside or is_random or "running_mean" in vars(module)["_buffers"]:
             raise RefusedError(
                 f"Cannot pass `adapter_names` when the model is in evaluation mode, but {found.name} in training mode: "
                 "its dropout or batch statistics would be in the answer. Call model.eval(), or model.train() to train"

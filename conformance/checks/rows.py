@@ -23,20 +23,20 @@ def each_row_equals_its_own_run(case: Case) -> Evidence:
     return case.expect_rows(case.mixed(), case.rows)
 
 
-@check("R2", draws=Draws(adapters=(1, 2), rows=(3, 4), saved="none"))
+@check("R2", draws=Draws(adapters=(2, 3), rows=(3, 4), saved="none"))
 def reordering_rows_reorders_outputs(case: Case) -> Evidence:
-    """Does reversing the rows reverse the outputs, and nothing else?"""
-    order = list(reversed(range(len(case.rows))))
-    names = [case.rows[row] for row in order]
-    output = case.mixed(names, reordered(case.inputs, order))
+    """Does reversing the rows, and moving the first one to the end, do the same to the outputs, and nothing else?"""
+    rows = list(range(len(case.rows)))
     evidence = Evidence()
-    for position, row in enumerate(order):
-        observed = case.oracle.rows_of(output, position)
-        for path, want in case.oracle.expected(case.rows[row], row).items():
-            error = relative_error(observed[path], want)
-            if error > case.tier.tolerance:
-                raise Mismatch(f"output {path!r} of row {row} differs by {error:.1e} at position {position}")
-            evidence += Evidence(error)
+    for order in (rows[::-1], rows[1:] + rows[:1]):
+        output = case.mixed([case.rows[row] for row in order], reordered(case.inputs, order))
+        for position, row in enumerate(order):
+            observed = case.oracle.rows_of(output, position)
+            for path, want in case.oracle.expected(case.rows[row], row).items():
+                error = relative_error(observed[path], want)
+                if error > case.tier.tolerance:
+                    raise Mismatch(f"output {path!r} of row {row} differs by {error:.1e} at position {position}")
+                evidence += Evidence(error)
     return evidence + case.expect_rows(case.mixed(), case.rows)
 
 

@@ -26,6 +26,13 @@ def _folded_integers() -> torch.nn.Module:
     return whole(FoldedIntegers())
 
 
+def _sorted_integers() -> torch.nn.Module:
+    """Return `SortedIntegers` with random whole weights."""
+    from conformance.models.integers import SortedIntegers, whole
+
+    return whole(SortedIntegers())
+
+
 def _ids(samples: int, length: int, generator: torch.Generator) -> Inputs:
     """Return unpadded ids whose first two columns tell up to 256 rows apart."""
     import torch
@@ -50,6 +57,15 @@ def _states(samples: int, length: int, generator: torch.Generator) -> Inputs:
     return {"hidden_states": states.float()}
 
 
+def _states_and_lengths(samples: int, length: int, generator: torch.Generator) -> Inputs:
+    """Return whole numbers, and lengths from the shortest to the longest, so that the rows reversed are in order."""
+    import torch
+
+    lengths = torch.randint(1, length + 1, (samples,), generator=generator).sort().values
+    lengths[0], lengths[-1] = 1, length
+    return {**_states(samples, length, generator), "lengths": lengths}
+
+
 EXACT: Tuple[Model, ...] = (
     Model(
         name="integers",
@@ -69,6 +85,16 @@ EXACT: Tuple[Model, ...] = (
         targets=("up", "down"),
         saved=("head",),
         tags=frozenset({"integer", "folds-batch"}),
+        lengths=(2, 4, 6),
+    ),
+    Model(
+        name="integers-sorted",
+        architecture="",
+        build=_sorted_integers,
+        inputs=_states_and_lengths,
+        targets=("up", "down"),
+        saved=("head",),
+        tags=frozenset({"integer", "sorts-rows"}),
         lengths=(2, 4, 6),
     ),
 )

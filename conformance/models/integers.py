@@ -1,4 +1,4 @@
-"""Two small modules over whole numbers, so that every order of summation gives the same float.
+"""Three small modules over whole numbers, so that every order of summation gives the same float.
 
 Weights and biases are -1, 0 or 1. Float32 holds every whole number up to 2**24, and no sum can pass that, not
 even with LoRA on every target: weights of -1, 0 or 1, rank times scaling at most 16, scaling a power of two.
@@ -52,6 +52,30 @@ class FoldedIntegers(torch.nn.Module):
         rows = self.down(folded.reshape(2 * samples, length // 2, INNER))
         unfolded = rows.reshape(samples, 2, length // 2, WIDTH).transpose(1, 2)
         return {"logits": self.head(unfolded.reshape(samples, length, WIDTH))}
+
+
+class SortedIntegers(torch.nn.Module):
+    """`hidden_states` of (samples, length, WIDTH) and `lengths` of (samples,) to (samples, length, CLASSES).
+
+    `down` gets the samples from the longest to the shortest, as models do before recurrent layers: Python puts them in
+    order, by the values that it reads.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up = torch.nn.Linear(WIDTH, INNER)
+        self.down = torch.nn.Linear(INNER, WIDTH)
+        self.head = torch.nn.Linear(WIDTH, CLASSES)
+
+    def forward(self, hidden_states: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        """Return the head's numbers for every token; what comes after a sample's length counts as zero."""
+        read = lengths.tolist()
+        order = sorted(range(len(read)), key=lambda row: -read[row])
+        inside = torch.arange(hidden_states.shape[1], device=lengths.device) < lengths[:, None]
+        hidden = torch.relu(self.up(hidden_states)) * inside[:, :, None]
+        rows = self.down(hidden[order])
+        output: torch.Tensor = self.head(rows[[order.index(row) for row in range(len(order))]])
+        return output
 
 
 def whole(module: torch.nn.Module) -> torch.nn.Module:

@@ -25,6 +25,7 @@ TAGS = frozenset(
         "classifies",
         "folds-batch",  # some layer sees more rows than there are samples
         "time-major",  # some layer sees the samples in dimension 1
+        "sorts-rows",  # some layer sees the samples in an order that hangs on their values
         "experts",  # some layer sees the tokens of many samples in one list
         "contrastive",  # some output compares every sample with every other, and so has no rows
         "integer",  # every sum is exact in float32

@@ -96,6 +96,18 @@ DEFECTS: Tuple[Defect, ...] = (
         ),
     ),
     Defect(
+        "rows_in_another_order",
+        "a layer that sees the samples in another order, sorted by length, gives rows another's adapter, silently",
+        "none yet; huggingface/peft#1558 (0.10.0) brought one index of rows for all layers",
+        _HOOKS,
+        (
+            Sighting(("each_row_equals_its_own_run", "reordering_rows_reorders_outputs"), reach.sorts, _WRONG),
+            # Names that read the same backwards are right in the other order too.
+            Sighting((*reach.ROWS, *reach.SAVED, reach.ACTIVE), reach.sorts, _WRONG, certain=False),
+            Sighting(("a_deleted_name_is_refused",), reach.sorts, _WRONG, certain=False),
+        ),
+    ),
+    Defect(
         "dispatched_experts",
         "experts see the tokens of all samples in one list, and are refused by their number",
         "none yet; huggingface/transformers#27942 brought Mixtral's list of experts, which transformers 5.0 fuses",

@@ -95,6 +95,11 @@ def folds(model: Model) -> bool:
     return bool(model.tags & {"folds-batch", "time-major"})
 
 
+def sorts(model: Model) -> bool:
+    """Return whether layers see the samples in an order that hangs on their values."""
+    return "sorts-rows" in model.tags
+
+
 def whole(model: Model) -> bool:
     """Return whether every layer sees one row a sample."""
     return not folds(model)

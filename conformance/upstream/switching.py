@@ -2,24 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Tuple
+from typing import Tuple
 
 from conformance.upstream import reach
 from conformance.upstream.defect import Defect, Sighting
 
-if TYPE_CHECKING:
-    from conformance.models import Model
-
 _DELETING = "adapters_stay_right_after_loading_and_deleting"
-
-
-def _has_few_targets(model: Model) -> bool:
-    return len(model.targets) < 4
-
-
-def _has_many_targets(model: Model) -> bool:
-    return not _has_few_targets(model)
-
 
 SWITCHING: Tuple[Defect, ...] = (
     Defect(
@@ -68,11 +56,8 @@ SWITCHING: Tuple[Defect, ...] = (
         "after the active adapter is deleted each layer picks its own next one, or its saved modules are still there",
         "none yet; huggingface/peft#2466 (0.16.0) deletes the modules",
         {"peft": ">=0.9"},
-        (
-            Sighting((_DELETING,), _has_many_targets, r"differs by|KeyError"),
-            # Adapters that are drawn with the same targets let every layer pick the same next one.
-            Sighting((_DELETING,), _has_few_targets, r"differs by|KeyError", certain=False),
-        ),
+        # Adapters that are drawn with the same targets let every layer pick the same next one.
+        (Sighting((_DELETING,), reach.every, r"differs by|KeyError", certain=False),),
     ),
     Defect(
         "deleting_a_merged_adapter",
