@@ -17,7 +17,7 @@ from shim.routing.plans import store_of
 from shim.selection import BASE
 from shim.versions import installed
 
-FORMAT = 1
+FORMAT = 2
 
 
 def plan_ahead(
