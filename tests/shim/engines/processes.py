@@ -53,7 +53,7 @@ def _main(module, name, rank, folder):
     (Path(folder) / f"{rank}.pickle").write_bytes(pickle.dumps(found))
     torch.distributed.barrier()
     torch.distributed.destroy_process_group()
-    # All is said. A process that ends by itself unwinds gloo's threads, and about one in a hundred aborts over it
+    # All is said. A process that ends by itself unwinds the threads of gloo, and now and then aborts over it
     # ("terminate called without an active exception").
     os._exit(0)
 
