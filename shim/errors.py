@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Callable
+from typing import Callable, Optional
 
 
 class ShimError(Exception):
@@ -45,11 +45,27 @@ class Unroutable(ShimError):
 
     by_value = False
 
+    def keep_by(self, keep: Callable[[], None]) -> None:
+        """Let `keep` remember the reason, so that later calls like this one are not tried again."""
+        keep()
+
+    def served_otherwise(self) -> None:
+        """Hear that another route has run this very call."""
+
 
 class RaisedInTrace(Unroutable):
     """The model itself raised while it was traced: its inputs may be at fault, or the trace.
 
-    No later call is judged by it, unless another route runs this very call: `keep` then remembers the reason.
+    No later call is judged by it, unless another route runs this very call.
     """
 
-    keep: Callable[[], None]
+    _keep: Optional[Callable[[], None]] = None
+
+    def keep_by(self, keep: Callable[[], None]) -> None:
+        """Wait until another route has shown that the inputs are not at fault."""
+        self._keep = keep
+
+    def served_otherwise(self) -> None:
+        """Remember the reason now."""
+        if self._keep is not None:
+            self._keep()

@@ -102,7 +102,7 @@ def replacements(calling: Callable[[Any], Any], asked: Callable[[], Graphs]) -> 
     """Yield what lets compiled modules take names, by `calling`, and what is `asked` at each call of one."""
     dynamo = sys.modules["torch._dynamo"].eval_frame
     module = dynamo.OptimizedModule
-    # Torch 2.6 has no such method of its own: it is named for its place, not for the one that it calls.
+    # Breakpoint: after torch 2.6, which has no such method of its own: named for its place, not for what it calls.
     replacement = Replacement if "__call__" in vars(module) else Replacement.by
     yield replacement(module, "__call__", calling(module.__call__))
     yield Replacement(dynamo, "_callback_from_stance", as_written(dynamo._callback_from_stance, asked))

@@ -108,9 +108,8 @@ def bench(options: argparse.Namespace) -> int:
     if options.markdown:
         options.markdown.write_text(page.render(given), "utf-8")
     rows: List[Row] = []
-    for measure in [partial(page.rows_of, bench) for bench in given] or _chosen(
-        options, seconds
-    ):  # what is known is told and written: the next may take half an hour
+    written = [partial(page.rows_of, bench) for bench in given]
+    for measure in written or _chosen(options, seconds):  # told and written one by one: the next may take half an hour
         found = measure()
         rows += found
         report(found)

@@ -45,7 +45,7 @@ CHECKS: Dict[str, Check] = {}
 
 def has_rows(model: Model) -> bool:
     """Whether every output of the model belongs to samples."""
-    return "contrastive" not in model.tags
+    return model.has_rows
 
 
 def saves_modules(model: Model) -> bool:

@@ -33,7 +33,7 @@ def a_deleted_name_is_refused(case: Case) -> Evidence:
     case.peft_model.set_adapter(left[0])
     case.peft_model.delete_adapter(deleted)
     _expect_refusal(lambda: case.mixed([deleted, *case.rows[1:]]), [deleted])
-    if "contrastive" in case.model.tags:
+    if not case.model.has_rows:
         return Evidence()
     names = [left[row % len(left)] for row in range(len(case.rows))]
     return case.expect_rows(case.mixed(names), names, power=False)

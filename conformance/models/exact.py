@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Tuple
 
 from conformance.models.model import Model
@@ -12,25 +13,11 @@ if TYPE_CHECKING:
     from conformance.models.model import Inputs
 
 
-def _integers() -> torch.nn.Module:
-    """Return `Integers` with random whole weights."""
-    from conformance.models.integers import Integers, whole
+def _whole(name: str) -> torch.nn.Module:
+    """Return the module of that name with random whole weights."""
+    from conformance.models import integers
 
-    return whole(Integers())
-
-
-def _folded_integers() -> torch.nn.Module:
-    """Return `FoldedIntegers` with random whole weights."""
-    from conformance.models.integers import FoldedIntegers, whole
-
-    return whole(FoldedIntegers())
-
-
-def _sorted_integers() -> torch.nn.Module:
-    """Return `SortedIntegers` with random whole weights."""
-    from conformance.models.integers import SortedIntegers, whole
-
-    return whole(SortedIntegers())
+    return integers.whole(getattr(integers, name)())
 
 
 def _ids(samples: int, length: int, generator: torch.Generator) -> Inputs:
@@ -70,7 +57,7 @@ EXACT: Tuple[Model, ...] = (
     Model(
         name="integers",
         architecture="",
-        build=_integers,
+        build=partial(_whole, "Integers"),
         inputs=_ids,
         targets=("embedding", "up", "down"),
         saved=("head",),
@@ -80,7 +67,7 @@ EXACT: Tuple[Model, ...] = (
     Model(
         name="integers-folded",
         architecture="",
-        build=_folded_integers,
+        build=partial(_whole, "FoldedIntegers"),
         inputs=_states,
         targets=("up", "down"),
         saved=("head",),
@@ -90,7 +77,7 @@ EXACT: Tuple[Model, ...] = (
     Model(
         name="integers-sorted",
         architecture="",
-        build=_sorted_integers,
+        build=partial(_whole, "SortedIntegers"),
         inputs=_states_and_lengths,
         targets=("up", "down"),
         saved=("head",),

@@ -59,6 +59,11 @@ class Model:
     lengths: Tuple[int, ...]
     """Sequence lengths worth drawing; for images the one size that fits."""
 
+    @property
+    def has_rows(self) -> bool:
+        """Whether outputs belong to samples."""
+        return "contrastive" not in self.tags
+
     def __post_init__(self) -> None:
         unknown = self.tags - TAGS
         if unknown:

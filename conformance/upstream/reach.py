@@ -87,7 +87,7 @@ def every(model: Model) -> bool:
 
 def has_rows(model: Model) -> bool:
     """Return whether outputs belong to samples."""
-    return "contrastive" not in model.tags
+    return model.has_rows
 
 
 def folds(model: Model) -> bool:

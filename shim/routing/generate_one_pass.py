@@ -113,11 +113,8 @@ def _units(function: Callable[..., Any], batch: MixedBatch, inputs: Inputs, owne
     if known is None:
         try:
             known = _followed(function, batch, inputs, owners)
-        except RaisedInTrace as reason:
-            reason.keep = partial(store.keep, signature, str(reason))
-            raise
         except Unroutable as reason:
-            store.keep(signature, str(reason))
+            reason.keep_by(partial(store.keep, signature, str(reason)))
             raise
         store.keep(signature, known)
     units: Units = known

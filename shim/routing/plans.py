@@ -94,18 +94,15 @@ def plan_for(
     by_value = known is BY_VALUE
     if by_value:
         known = store_of(batch.model).exact.get((signature.exact, integers_of(inputs)))
-    if isinstance(known, Plan) and not again:
-        return known
     if known is not None and not again:
+        if isinstance(known, Plan):
+            return known
         raise Unroutable(known)
     remember = partial(_remember, batch.model, signature, inputs, again)
     try:
         plan = _traced(function, batch, inputs, rows, owners, to_the_end)
-    except RaisedInTrace as reason:
-        reason.keep = partial(remember, str(reason), by_value)
-        raise
     except Unroutable as reason:
-        remember(str(reason), by_value or reason.by_value)
+        reason.keep_by(partial(remember, str(reason), by_value or reason.by_value))
         raise
     remember(plan, not plan.by_data and (by_value or not plan.is_lasting))
     return plan

@@ -11,7 +11,7 @@ from shim.routing.owners import CONSTANT, Ids
 from shim.routing.storage import storage_of
 
 # What gives a verdict on whole tensors.
-_VERDICTS = frozenset({"equal", "allclose"})
+VERDICTS = frozenset({"equal", "allclose"})
 # Whose outputs are as large as values say, so that Python learns of these by a shape.
 _SIZED_BY_FIRST = frozenset(
     "nonzero bincount _unique _unique2 unique_dim unique_consecutive unique_dim_consecutive".split()
@@ -38,7 +38,7 @@ def read_of(tensor: torch.Tensor, how: str, ids: Ids, samples: int, is_given: bo
 
     is_given: whether the tensor is an input, or a part of one.
     """
-    if how in _VERDICTS or samples == 1 or _is_one_number_of_all(tensor, ids):
+    if how in VERDICTS or samples == 1 or _is_one_number_of_all(tensor, ids):
         is_control = tensor.is_floating_point() or tensor.dtype is torch.bool
         return Reads.NOTHING if is_control else Reads.NUMBERS
     return Reads.VALUES if is_given and not tensor.is_floating_point() else Reads.WORKED_OUT

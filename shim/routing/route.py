@@ -8,7 +8,7 @@ import torch
 
 from shim import policy
 from shim.batch import MixedBatch
-from shim.errors import RaisedInTrace, RefusedError, Unroutable
+from shim.errors import RefusedError, Unroutable
 from shim.routing.generate_one_pass import run_one_pass_generate
 from shim.routing.generation import run_split_generate
 from shim.routing.inputs import Inputs
@@ -43,10 +43,10 @@ def run_one_adapter(function: Callable[..., Any], batch: MixedBatch, inputs: Inp
         try:
             return run_one_pass(function, batch, inputs, owners)
         except RefusedError:
-            return run_plain(function, batch, inputs)
+            pass
         except Unroutable as reason:
             found = run_plain(function, batch, inputs)
-            _keep(reason)
+            reason.served_otherwise()
             return found
     return run_plain(function, batch, inputs)
 
@@ -85,11 +85,5 @@ def _fall_back(
         found = split(function, batch, inputs, owners)
     except RefusedError as refused:
         raise RefusedError(f"{refused} [in one pass: {reason}]") from reason
-    _keep(reason)
+    reason.served_otherwise()
     return found
-
-
-def _keep(reason: Unroutable) -> None:
-    """Remember what another route has shown to be the trace's fault, and not the inputs'."""
-    if isinstance(reason, RaisedInTrace):
-        reason.keep()

@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_flatten
 from shim.routing.mode import ThreadedDispatchMode
 from shim.routing.operations import Operation, operation
 from shim.routing.owners import BY_ADAPTERS, BY_INPUTS, Ids, Lattice
-from shim.routing.reads import Reads, decider_of_size, read_of, read_of_size
+from shim.routing.reads import VERDICTS, Reads, decider_of_size, read_of, read_of_size
 from shim.routing.rules import elementwise, find_rule
 from shim.routing.rules.op import Op
 from shim.routing.storage import OwnerStore, address, overlaps_itself, storage_of
@@ -27,7 +27,7 @@ from shim.routing.storage import OwnerStore, address, overlaps_itself, storage_o
 # What takes values out of torch without the dispatcher (`item` goes through it).
 _ESCAPES = frozenset("tolist numpy __array__ __dlpack__ apply_ map_ map2_ data_ptr __getstate__ __reduce_ex__".split())
 # What gives one number or one verdict, which cannot come back as a tensor with owners.
-_SINGLE = frozenset("item equal allclose".split())
+_SINGLE = frozenset({"item", *VERDICTS})
 _SWEEP_EVERY = 64
 
 

@@ -7,6 +7,7 @@ import peft
 import pytest
 import torch
 import transformers
+from packaging.version import Version
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 
 import shim
@@ -109,12 +110,13 @@ def test_rows_of_the_base_generate_without_virtual_tokens(method, installed_shim
         name: skip_where_upstream_fails(lambda n=name: alone(model, inputs, n, "generate", **GREEDY))
         for name in ("ann", "ben", "__base__")
     }
-    if all(torch.equal(own[name], own["__base__"]) for name in own):
-        pytest.skip("upstream generates as if there were no virtual tokens (peft 0.12)")
     model.set_adapter("ben")
     mixed = model.generate(**inputs, **GREEDY, adapter_names=names)
     for row, name in enumerate(names):
         assert mixed[row].tolist() == own[name][row].tolist()
+    if Version(peft.__version__).release[:2] == (0, 12):  # with transformers 4.43, all three give the same tokens
+        pytest.skip("this PEFT generates the same tokens alone with virtual tokens as without")
+    assert len({tuple(own[name][0].tolist()) for name in own}) > 1
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
@@ -138,10 +140,7 @@ def test_heads_and_prompts_are_both_the_rows_own(installed_shim):
     torch.manual_seed(0)
     sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
     bert = transformers.BertForSequenceClassification(transformers.BertConfig(vocab_size=64, num_labels=3, **sizes))
-    try:
-        model = build("PROMPT_TUNING", bert, "SEQ_CLS")
-    except TypeError as error:
-        pytest.skip(f"upstream makes no such model (peft 0.13): {error}")
+    model = skip_where_upstream_fails(lambda: build("PROMPT_TUNING", bert, "SEQ_CLS"))
     inputs = batch("PROMPT_TUNING")
     own = {name: alone(model, inputs, name) for name in ("ann", "ben")}
     assert_rows_are_their_own(model(**inputs, adapter_names=NAMES).logits, own, NAMES)

@@ -123,6 +123,8 @@ def test_autocast_trains_as_each_row_alone():
     try:
         want = sequential(llama().float(), run)
     except RuntimeError as error:
+        if "to have the same dtype" not in str(error):  # of torch's attention, beside transformers 4.43
+            raise
         pytest.skip(f"upstream trains no adapter alone so: {error}")
     truth = sequential(llama(), llama_row(tokens()))
     model = llama().float()
