@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any, Callable, Sequence
 
-from conformance.case import Case, raised_by
+from conformance.case import Case, raised_by, reordered
 from conformance.checks.check import check
-from conformance.compare import FLOAT64, Evidence, Mismatch, Vacuous, relative_error
+from conformance.compare import FLOAT64, Evidence, Inapplicable, Mismatch, Vacuous, relative_error
+from conformance.outputs import tensors_of
 from conformance.scenarios import Draws
 
 _FEW = Draws(adapters=(1, 2), rows=(2, 3), saved="none")
@@ -24,6 +25,33 @@ def an_unknown_name_is_told_those_loaded(case: Case) -> Evidence:
     """Does the error for an unknown name list the adapters that are loaded?"""
     names = ["nobody", *case.rows[1:]]
     return _expect_refusal(lambda: case.mixed(names), case.scenario.names)
+
+
+@check("R8", "F3", draws=Draws(adapters=(2, 2), rows=(2, 3), saved="none"))
+def a_layer_of_its_own_class_that_mixes_samples_is_refused_by_name(case: Case) -> Evidence:
+    """Is a linear layer whose own forward makes a row of all rows refused by its class, or each row as by itself?"""
+    import torch
+
+    class LessTheMean(torch.nn.Linear):
+        def forward(self, x: Any) -> Any:
+            return super().forward(x - x.mean())
+
+    adapted = [getattr(module, "base_layer", None) for module in case.peft_model.modules()]
+    layers = [layer for layer in adapted if type(layer) is torch.nn.Linear]
+    if not layers:
+        raise Inapplicable("no adapted layer is a torch.nn.Linear")
+    for layer in layers:
+        layer.__class__ = LessTheMean
+    if raised_by(case.mixed) is not None:
+        return _expect_refusal(case.mixed, ["LessTheMean"])
+    output = case.mixed()
+    for row, name in enumerate(case.rows):  # what all samples share, as positions are, has no rows to mix
+        alone = tensors_of(case.mixed([name], reordered(case.inputs, [row])))
+        for path, observed in case.oracle.rows_of(output, row).items():
+            error = relative_error(observed, alone[path])
+            if error > FLOAT64.tolerance:
+                raise Mismatch(f"output {path!r} of row {row} differs by {error:.1e} from that row by itself")
+    return Evidence()
 
 
 @check("F1", draws=Draws(adapters=(2, 3), rows=(2, 3), saved="none"), applies=lambda model: True)

@@ -69,7 +69,9 @@ DEFECTS: Tuple[Defect, ...] = (
         "pytorch/pytorch#89389, torch 2.0.0",
         {"torch": "<2.0", "peft": ">=0.10"},
         (
-            Sighting(tuple({*reach.MIXED, *reach.TOKENS} - {*reach.UNKNOWN}), reach.every, _NO_KWARGS),
+            Sighting(
+                tuple({*reach.MIXED, *reach.TOKENS, reach.TRAINED_TOKENS} - {*reach.UNKNOWN}), reach.every, _NO_KWARGS
+            ),
             # It answers a call before deleting.
             Sighting(("a_deleted_name_is_refused",), reach.has_rows, _NO_KWARGS),
         ),
@@ -106,6 +108,13 @@ DEFECTS: Tuple[Defect, ...] = (
             Sighting((*reach.ROWS, *reach.SAVED, reach.ACTIVE), reach.sorts, _WRONG, certain=False),
             Sighting(("a_deleted_name_is_refused",), reach.sorts, _WRONG, certain=False),
         ),
+    ),
+    Defect(
+        "layers_that_mix_samples",
+        "an adapted layer whose own forward makes a row of other samples' too is run all the same, silently",
+        "none yet; huggingface/peft#1558 (0.10.0) brought mixed batches",
+        _HOOKS,
+        (Sighting((reach.OWN_CLASS,), reach.every, rf"{_WRONG}|{_LENGTH}"),),
     ),
     Defect(
         "dispatched_experts",
@@ -145,7 +154,9 @@ DEFECTS: Tuple[Defect, ...] = (
         "huggingface/peft#1990, peft 0.13.0",
         {**_HOOKS, "peft": ">=0.10,<0.13"},
         (
-            Sighting(reach.SAVED, reach.every, rf"{_WRONG}|{_LENGTH}|not found in odict_keys"),
+            Sighting(
+                (*reach.SAVED, reach.SAVED_ATTENTION), reach.every, rf"{_WRONG}|{_LENGTH}|not found in odict_keys"
+            ),
             Sighting((reach.HEADS,), reach.whole, r"gave None|left a trace"),
         ),
     ),
@@ -154,7 +165,15 @@ DEFECTS: Tuple[Defect, ...] = (
         "saved modules other than a few layer types are refused: classification heads, poolers, norms",
         "none yet; huggingface/peft#1990 (0.13.0) brought the refusal",
         {**_HOOKS, "peft": ">=0.13"},
-        (Sighting(reach.SAVED, reach.saves_others, rf"Mixed batching is only supported|{_LENGTH}|KeyError"),),
+        (
+            Sighting(reach.SAVED, reach.saves_others, rf"Mixed batching is only supported|{_LENGTH}|KeyError"),
+            # It may be called by keywords only, which that code does not expect.
+            Sighting(
+                (reach.SAVED_ATTENTION,),
+                reach.every,
+                r"Mixed batching is only supported|_mixed_batch_forward\(\) missing",
+            ),
+        ),
     ),
     Defect(
         "rows_without_a_saved_module",
@@ -168,7 +187,7 @@ DEFECTS: Tuple[Defect, ...] = (
         "a row whose adapter trains no tokens where another does raises KeyError",
         "none yet; huggingface/peft#2376 (0.15.0) brought tokens beside LoRA",
         {**_HOOKS, "peft": ">=0.15"},
-        (Sighting(("trainable_tokens_are_the_rows_own",), reach.every, rf"KeyError|{_LENGTH}|{_WRONG}"),),
+        (Sighting((reach.TRAINED_TOKENS,), reach.every, rf"KeyError|{_LENGTH}|{_WRONG}"),),
     ),
     *SWITCHING,
     Defect(

@@ -30,6 +30,9 @@ SAVED = (
     "adapters_saved_and_loaded_again_have_the_same_rows",
     "rows_of_a_model_with_tied_weights_are_their_own",
 )
+SAVED_ATTENTION = "a_saved_attention_fills_its_cache_once"
+TRAINED_TOKENS = "trainable_tokens_are_the_rows_own"
+OWN_CLASS = "a_layer_of_its_own_class_that_mixes_samples_is_refused_by_name"
 HEADS = "heads_of_other_sizes_are_refused_or_given_by_row"
 REFUSALS = ("a_wrong_number_of_names_is_refused_with_both_numbers", "merged_adapters_are_refused")
 UNKNOWN = ("an_unknown_name_is_refused", "an_unknown_name_is_told_those_loaded", "a_deleted_name_is_refused")
@@ -62,11 +65,13 @@ ELSEWHERE = ("data_parallel_ranks_have_rows_of_their_own", "rows_are_the_same_wh
 MIXED = (
     *ROWS,
     *SAVED,
+    SAVED_ATTENTION,
     *REFUSALS,
     *UNKNOWN,
     *ELSEWHERE,
     ACTIVE,
     HEADS,
+    OWN_CLASS,
     THREADS,
     "outputs_that_mix_samples_are_refused_by_name",
 )

@@ -15,6 +15,7 @@ from shim.routing.layers import Kind, kind_of, row_arguments, tensors_of
 from shim.routing.lifting import Lifts, can_be_lifted, lifted
 from shim.routing.owners import CONSTANT
 from shim.routing.plan import PlannedCall
+from shim.routing.row_wise import check_arguments, check_changes, check_rows
 from shim.routing.tracer import Tracer
 from shim.selection import BASE, Route, select
 
@@ -42,17 +43,26 @@ class Recorder(Route):
         self._tracer.obstacles.append(f"{self._names[id(layer)]} is asked for its adapter outside of its forward")
 
     def run_layer(self, layer: Any, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-        """Run the base layer and note whose rows it saw."""
+        """Run the base layer and note whose rows it saw.
+
+        Raises:
+            Unroutable: its rows cannot be told, or it does more than make them.
+        """
         call = self.planned(layer, args)
         args = lifted(call, args)
+        check_arguments(call, args, kwargs)
         with select(self._base):
             if call.kind is Kind.OUTPUT:
-                output = forward(layer, *args, **kwargs)
+                with self._tracer.noting_writes() as written:
+                    output = forward(layer, *args, **kwargs)
+                check_changes(call, layer, args, kwargs, written)
                 with self._tracer.paused():
                     ids, by_data = self.rows_of_output(layer, call, args, output)
             else:
                 with self._tracer.paused():
                     rows, by_data = self.rows_of_input(layer, call, args, kwargs)
+                    if call.kind in (Kind.LINEAR, Kind.EMBEDDING, Kind.CONVOLUTION):
+                        check_rows(call, layer, forward, args, kwargs)
                     output = forward(layer, *args, **kwargs)
                     ids = [rows]
             with self._tracer.paused():
@@ -90,9 +100,6 @@ class Recorder(Route):
             return lattice.fresh(call.lifted[0], x.device).view(-1, *[1] * (len(shape) - 1)).expand(shape), 0
         lattice.tainted, lattice.by_data = store.tainted(x), store.by_data(x)
         ids = _rows(call.kind, x, store.ids(x), lattice)
-        lists = [key for key, value in kwargs.items() if isinstance(value, (list, tuple, dict))]
-        if lists:
-            raise Unroutable(f"{call.layer} is called with {lists[0]!r}, whose rows cannot be told")
         for key, value in row_arguments(args, kwargs).items():
             if value is x:
                 continue

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from typing import Any, Dict, Iterator, List, Sequence, Set
+from typing import Any, Dict, Iterator, List, Optional, Sequence, Set
 
 import torch
 from torch.multiprocessing.reductions import StorageWeakRef
@@ -53,6 +53,7 @@ class Tracer(ThreadedDispatchMode):
         self._bookkeeping = 0
         self._paused = False
         self._seen = 0
+        self._written: Optional[Set[int]] = None
         self._unwritten: Dict[int, Any] = {}
         self._escapes = _Escapes(self)
         self._thread = threading.get_ident()
@@ -89,6 +90,16 @@ class Tracer(ThreadedDispatchMode):
             yield
         finally:
             self._paused = before
+
+    @contextmanager
+    def noting_writes(self) -> Iterator[Set[int]]:
+        """Yield the addresses of the memory that operations inside the block write over."""
+        before, self._written = self._written, set()
+        inside = self._written
+        try:
+            yield inside
+        finally:
+            self._written = None if before is None else before | inside
 
     def escape(self, tensor: torch.Tensor, how: str) -> None:
         """Note that Python reads the values of `tensor`."""
@@ -143,6 +154,8 @@ class Tracer(ThreadedDispatchMode):
             if not self.obstacles:
                 self.obstacles.append(f"{known.name} is computed by several ranks{self._where()}")
             return
+        if self._written is not None:
+            self._written.update(map(address, known.written(args, kwargs)))
         self._watch_memory(known, inputs, output, args, kwargs)
         self._watch_size(known, args)
         if known.view or not any(map(self.store.knows, inputs)):
