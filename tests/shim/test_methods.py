@@ -136,11 +136,12 @@ def test_a_method_that_chooses_in_its_layers_trains_each_adapter_on_its_own_rows
     trained = {name for name in ("ann", "ben") for path, grad in want.items() if grad is not None and name in path}
     assert trained == {"ann", "ben"}, "PEFT itself does not train both"
     found = gradients_of_rows(model, NAMES, mixed=True)
+    sizes = {path: grad.abs().max().item() for path, grad in want.items() if grad is not None}
     for path, grad in want.items():
         assert (found[path] is None) is (grad is None), path
-        if grad is not None:
-            size = grad.abs().max().item()
-            torch.testing.assert_close(found[path], grad, rtol=1e-3, atol=1e-4 * size + 1e-6)
+        if grad is not None:  # what cancels out is rounded as the terms are, which are of the largest gradient's size
+            atol = 1e-4 * sizes[path] + 1e-6 * max(1.0, *sizes.values())
+            torch.testing.assert_close(found[path], grad, rtol=1e-3, atol=atol)
 
 
 def test_adalora_adds_one_adapters_regulariser_to_every_loss_and_is_not_trained_mixed(installed_shim):
