@@ -27,10 +27,9 @@ class Kind(str, enum.Enum):
     """Where a layer has its rows.
 
     LINEAR: every dimension of its input but the last. EMBEDDING: every dimension. CONVOLUTION: the first.
-    EXPERTS: as linear, and the tensors beside the input (the router's choice) have the same rows: by contract a
-    module whose class is called `...Experts` treats each row by itself. OUTPUT: nothing is known of how its
-    output is made, so the rows are those of the output, every dimension but the last. ATTENTION: the dimension that
-    counts samples, of all its arguments; see `routing.attention`.
+    EXPERTS: as linear, and the tensors beside the input (the router's choice) have the same rows. OUTPUT: nothing is
+    known of how its output is made, so the rows are those of the output, every dimension but the last. ATTENTION: the
+    dimension that counts samples, of all its arguments; see `routing.attention`.
     """
 
     LINEAR = "linear"
@@ -61,8 +60,12 @@ def kind_of(layer: Any) -> Kind:
 
 
 def is_experts(module: Any) -> bool:
-    """Whether `module` declares by its name that it treats each token by itself."""
-    return type(module).__name__.endswith("Experts")
+    """Whether `module` is one of transformers' `...Experts`, which treat each token by itself.
+
+    A class of anybody else's may drop what is beyond a capacity, whatever it is called, and so is followed.
+    """
+    cls = type(module)
+    return cls.__name__.endswith("Experts") and cls.__module__.split(".")[0] == "transformers"
 
 
 class AdapterRows:

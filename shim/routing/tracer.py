@@ -16,6 +16,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten
 
+from shim.routing.data_rows import dim_taken, dims_sliced
 from shim.routing.mode import ThreadedDispatchMode
 from shim.routing.operations import Operation, operation
 from shim.routing.owners import BY_ADAPTERS, BY_INPUTS, Ids, Lattice
@@ -114,6 +115,14 @@ class Tracer(ThreadedDispatchMode):
             read = read_of(tensor, how, self.store.ids(tensor), self.lattice.samples, is_given)
             self.reads = max(self.reads, read)
 
+    def take(self, tensor: torch.Tensor, dims: Sequence[int], how: str) -> None:
+        """Note that places along `dims` of `tensor` are taken: where adapters' values put rows, others decide which."""
+        if self._paused or self._bookkeeping or self.store.by_data(tensor) != BY_ADAPTERS:
+            return
+        # Rows are put together along dim 0, though these may be of one sample.
+        if 0 in dims or self.lattice.varies(self.store.ids(tensor), dims):
+            self.obstacles.append(f"{how} takes some of the rows that data has put together{self._where()}")
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run `func` and give its outputs their owners."""
         kwargs = kwargs or {}
@@ -158,6 +167,7 @@ class Tracer(ThreadedDispatchMode):
             self._written.update(map(address, known.written(args, kwargs)))
         self._watch_memory(known, inputs, output, args, kwargs)
         self._watch_size(known, args)
+        self._watch_places(known, args, kwargs)
         if known.view or not any(map(self.store.knows, inputs)):
             return
         outputs = [leaf for leaf in tree_flatten(output)[0] if isinstance(leaf, torch.Tensor)]
@@ -236,6 +246,13 @@ class Tracer(ThreadedDispatchMode):
             read = read_of_size(decider, self.store.ids(decider), self.lattice.samples)
             self.reads = max(self.reads, read)
 
+    def _watch_places(self, known: Operation, args: Any, kwargs: Any) -> None:
+        """Note rows that are taken by their places where data has put them together."""
+        if args and isinstance(args[0], torch.Tensor) and self.store.by_data(args[0]) == BY_ADAPTERS:
+            dim = dim_taken(known.name, args, kwargs, self.store.knows)
+            if dim is not None:
+                self.take(args[0], [dim], known.name)
+
     def _watch_memory(self, known: Operation, inputs: Sequence[Any], output: Any, args: Any, kwargs: Any) -> None:
         """Note memory that an operation reads though no operation wrote it: a raw kernel filled it unseen."""
         if known.allocates:
@@ -267,6 +284,8 @@ class _Escapes(TorchFunctionMode):
         kwargs = kwargs or {}
         if name in _ESCAPES and args and isinstance(args[0], torch.Tensor):
             self._tracer.escape(args[0], name)
+        if name == "__getitem__":
+            self._tracer.take(args[0], dims_sliced(args[1], args[0].dim()), "a slice")
         if name == "one_hot":  # it reads the least and the greatest only to check them
             with self._tracer.bookkeeping():
                 return func(*args, **kwargs)
