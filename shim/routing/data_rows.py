@@ -10,9 +10,24 @@ from typing import Any, Callable, List, Mapping, Optional, Sequence
 
 import torch
 
+# They put rows back where these came from, or wherever else the index says.
+_PLACES = frozenset("index_add index_put index_copy scatter scatter_add scatter_reduce masked_scatter".split())
 _BY_PLACE = frozenset("slice select unbind split split_with_sizes unsafe_split unsafe_split_with_sizes".split())
 # Where a slice ends that goes to the end, in the dispatcher.
 _TO_THE_END = 2**63 - 1
+
+
+def puts_together(name: str, args: Sequence[Any], has_several: Callable[[torch.Tensor], bool]) -> bool:
+    """Whether operation `name` puts rows together that data chooses among elements of several owners."""
+    if name in ("nonzero", "masked_select"):
+        return any(has_several(tensor) for tensor in args[:2] if isinstance(tensor, torch.Tensor))
+    masks = args[1] if name == "index" else ()
+    return any(one is not None and one.dtype in (torch.bool, torch.uint8) and has_several(one) for one in masks)
+
+
+def places(name: str) -> bool:
+    """Whether operation `name` puts rows to their places, so that its output is not what data has put together."""
+    return name in _PLACES
 
 
 def dim_taken(

@@ -104,6 +104,14 @@ class Lattice:
             return False
         return self.uniform(ids, dims) is None
 
+    def several(self, ids: Ids, dims: Sequence[int]) -> bool:
+        """Whether elements along any of `dims` have different owners, constants aside."""
+        if ids is None or not ids.numel():
+            return False
+        owned = ids != CONSTANT
+        low = torch.where(owned, ids, _NOWHERE).amin(list(dims))
+        return bool((low < torch.where(owned, ids, -_NOWHERE).amax(list(dims))).any())
+
     def spread(self, ids: torch.Tensor, positions: torch.Tensor, sources: torch.Tensor) -> torch.Tensor:
         """Return `ids` with `sources` joined in at the flat `positions`; any number of sources per position."""
         size = ids.numel()

@@ -23,6 +23,7 @@ class _Block:
         self.tainted = False
         self.by_data = 0
         self.mixed = False
+        self.packed = False
 
 
 class OwnerStore:
@@ -47,7 +48,9 @@ class OwnerStore:
         self._in_units_of(block, tensor)
         return block.ids.as_strided(tensor.shape, tensor.stride(), tensor.storage_offset())
 
-    def write(self, tensor: torch.Tensor, ids: Ids, *, tainted: bool = False, by_data: int = 0) -> None:
+    def write(
+        self, tensor: torch.Tensor, ids: Ids, *, tainted: bool = False, by_data: int = 0, packed: bool = False
+    ) -> None:
         """Set the ids of `tensor`'s elements, and mark its storage."""
         key = address(tensor)
         block = self._blocks.get(key)
@@ -61,6 +64,7 @@ class OwnerStore:
         self._set(block, tensor, ids, tainted)
         block.tainted |= tainted
         block.by_data = max(block.by_data, by_data)
+        block.packed |= packed
         block.mixed = block.mixed or (tainted and holds_mixed(ids))
 
     def tainted(self, tensor: torch.Tensor) -> bool:
@@ -72,6 +76,11 @@ class OwnerStore:
         """Who decided an id in the storage of `tensor` through a data-dependent index; 0 where structure did."""
         block = self._blocks.get(address(tensor))
         return 0 if block is None else block.by_data
+
+    def packed(self, tensor: torch.Tensor) -> bool:
+        """Whether the storage of `tensor` holds rows that data has put together."""
+        block = self._blocks.get(address(tensor))
+        return block is not None and block.packed
 
     def mixed(self, tensor: torch.Tensor) -> bool:
         """Whether a value that depends on several samples was ever written to the storage of `tensor`."""

@@ -16,7 +16,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten
 
-from shim.routing.data_rows import dim_taken, dims_sliced
+from shim.routing.data_rows import dim_taken, dims_sliced, places, puts_together
 from shim.routing.mode import ThreadedDispatchMode
 from shim.routing.operations import Operation, operation
 from shim.routing.owners import BY_ADAPTERS, BY_INPUTS, Ids, Lattice
@@ -117,11 +117,14 @@ class Tracer(ThreadedDispatchMode):
 
     def take(self, tensor: torch.Tensor, dims: Sequence[int], how: str) -> None:
         """Note that places along `dims` of `tensor` are taken: where adapters' values put rows, others decide which."""
-        if self._paused or self._bookkeeping or self.store.by_data(tensor) != BY_ADAPTERS:
+        if self._paused or self._bookkeeping or not dims or self.store.by_data(tensor) != BY_ADAPTERS:
             return
-        # Rows are put together along dim 0, though these may be of one sample.
-        if 0 in dims or self.lattice.varies(self.store.ids(tensor), dims):
+        # Rows are put together along dim 0, and may happen to be of one sample.
+        if (0 in dims and self.store.packed(tensor)) or self.lattice.several(self.store.ids(tensor), dims):
             self.obstacles.append(f"{how} takes some of the rows that data has put together{self._where()}")
+
+    def _has_several_owners(self, tensor: torch.Tensor) -> bool:
+        return self.lattice.several(self.store.ids(tensor), range(tensor.dim()))
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run `func` and give its outputs their owners."""
@@ -195,8 +198,10 @@ class Tracer(ThreadedDispatchMode):
         results = self._apply(known, op)
         if lattice.by_data and known.anchors and self._decided_without_data(known, op, inputs, results):
             lattice.by_data = 0
+        packed = not places(known.name) and any(map(store.packed, inputs))
+        packed = packed or puts_together(known.name, op.args, self._has_several_owners)
         for tensor, ids in zip(op.results, results):
-            store.write(tensor, ids, tainted=tainted, by_data=lattice.by_data)
+            store.write(tensor, ids, tainted=tainted, by_data=lattice.by_data, packed=packed)
         if lattice.tainted and not mixed_before and any(map(store.mixed, op.outputs)):
             shapes = ", ".join(str(tuple(tensor.shape)) for tensor in inputs)
             self.mixers.append(f"{known.name} on {shapes}{self._where()}")

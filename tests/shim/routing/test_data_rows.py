@@ -63,6 +63,16 @@ def test_tokens_within_a_capacity_are_not_taken_for_the_rows_own(way, targets, i
         model(tokens(1), adapter_names=NAMES)
 
 
+def test_rows_that_happen_to_be_of_one_sample_are_others_to_decide_too(installed_shim):
+    shim.install(fallback="refuse")
+    model = adapted(lambda rows: rows[:3] if len(rows) < 6 else rows, ["up"])
+    chosen = torch.tensor([[100.0, 0.0]] * 20, dtype=torch.float64)
+    chosen[10:15, 1] = 200  # the third sample's tokens, and no others, go to the second expert
+    model.base_model.model.router.register_forward_hook(lambda _, args, scores: scores.sigmoid() + chosen)
+    with pytest.raises(shim.RefusedError, match="takes some of the rows that data has put together"), torch.no_grad():
+        model(tokens(1), adapter_names=NAMES)
+
+
 @pytest.mark.parametrize("targets", TARGETS.values(), ids=TARGETS)
 @pytest.mark.parametrize("take", [lambda rows: rows, lambda rows: rows[:], lambda rows: rows.flip(0)])
 def test_tokens_that_all_go_are_exact_whatever_data_decides(take, targets, installed_shim):
