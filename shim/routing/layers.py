@@ -15,6 +15,7 @@ from shim.kernels.layer import Memory, run_linear, run_modules
 from shim.kernels.tables import RowTable
 from shim.modules import base_layer_of, layer_kinds
 from shim.routing.attention import row_dim, rows_taken
+from shim.routing.layout import same_constant
 from shim.routing.rows import RowRule
 from shim.routing.tree import leaves, map_leaves
 from shim.selection import BASE, Selection, select
@@ -297,6 +298,7 @@ def _run_whole(
     columns = {adapter: [v for _, v in tensors_of(output)] for adapter, output in outputs.items()}
     if any(len(column) != len(rules) for column in columns.values()):
         raise Unroutable("the adapters return different numbers of tensors")
+    _check_constants(list(outputs.values()))
     chosen = [
         _choose({adapter: column[index] for adapter, column in columns.items()}, layer, rule, groups)
         for index, rule in enumerate(rules)
@@ -304,6 +306,21 @@ def _run_whole(
     first = next(iter(outputs.values()))
     where = {path: value for (path, _), value in zip(tensors_of(first), chosen)}
     return map_leaves(lambda path, leaf: where.get(path, leaf), first)
+
+
+def _check_constants(outputs: Sequence[Any]) -> None:
+    """Check that what is no tensor is the same under every adapter: it is all rows' own.
+
+    Raises:
+        Unroutable: it is not.
+    """
+    found = [[(p, leaf) for p, leaf in leaves(output) if not isinstance(leaf, torch.Tensor)] for output in outputs]
+    for other in found[1:]:
+        if [p for p, _ in other] != [p for p, _ in found[0]]:
+            raise Unroutable("the adapters return different structures")
+        for (path, one), (_, two) in zip(found[0], other):
+            if not same_constant(one, two):
+                raise Unroutable(f"the adapters return {one!r} and {two!r} at {path!r}, which is one for all rows")
 
 
 def _choose(outputs: Mapping[str, torch.Tensor], layer: Any, rule: Optional[RowRule], groups: RowGroups) -> Any:

@@ -48,8 +48,12 @@ def adapted(module, targets=("up", "layer"), saved=None, method=peft.LoraConfig)
 
 
 def check(model, x=X, names=NAMES, route="one pass"):
-    """Check each row against its sample run by itself under its adapter."""
+    """Check the route, and each row against its sample run by itself under its adapter."""
     assert shim.explain(model, {"x": x}, names).route == route
+    check_rows(model, x, names)
+
+
+def check_rows(model, x=X, names=NAMES):
     with torch.no_grad():
         mixed = model(x, adapter_names=names)
         for row, name in enumerate(names):
@@ -220,6 +224,25 @@ def test_a_saved_module_that_writes_over_its_input_is_split():
 
 def test_a_saved_module_that_writes_over_its_own_memory_goes_in_one_pass():
     check(adapted(Net(saved=Passing), ["up"], ["saved"]))
+
+
+class Scaling(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.dense = nn.Linear(4, 4)
+
+    def forward(self, x):
+        return self.dense(x), float(self.dense.bias[0])
+
+
+class Scaled(Net):
+    def forward(self, x):
+        made, scale = self.saved(self.layer(self.up(x)))
+        return made * scale
+
+
+def test_a_number_of_a_saved_module_is_not_taken_for_all_rows():
+    check_rows(adapted(Scaled(saved=Scaling), ["up"], ["saved"]))  # which no trace of the base model shows
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
