@@ -9,6 +9,7 @@ from typing import Any, Callable, Dict, Iterator, List, Tuple
 import numpy
 import torch
 
+from shim import kept
 from shim.modules import base_model_of, named_modules
 from shim.routing.sampling import own_generators
 from shim.routing.tree import map_leaves, replace_state
@@ -18,12 +19,17 @@ _ABSENT: Any = object()
 
 @contextmanager
 def nothing_changed(model: Any) -> Iterator[None]:
-    """Put every random generator back as it was, and in training mode the model's buffers, however the block ends."""
-    restore = remember(model)
+    """Put all back as it was, however the block ends.
+
+    Every random generator, what modules keep for the next call, and in training mode the model's buffers.
+    """
+    restore, before = remember(model), kept.kept_by_all(model)
     try:
         yield
     finally:
         restore()
+        kept.note(model, before.changed())
+        before.restore()
 
 
 @contextmanager
@@ -34,13 +40,14 @@ def failure_leaves_no_trace(model: Any, caches: Dict[str, Any]) -> Iterator[None
     `Exception` but not after a KeyboardInterrupt. transformers' generate keeps its static cache on the model for the
     next call, which one that failed before its first forward leaves unfit for any.
     """
-    restore = remember(model)
+    restore, held = remember(model), kept.kept_by_keepers(model)
     before = {name: map_leaves(lambda _, leaf: leaf, cache) for name, cache in caches.items()}
     written = _attributes_that_generate_writes(model)
     try:
         yield
     except BaseException:
         restore()
+        held.restore()
         for name, cache in caches.items():
             replace_state(cache, before[name])
         raise

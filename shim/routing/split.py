@@ -12,6 +12,7 @@ from typing import Any, Callable, Dict, List, Tuple
 
 from shim.batch import MixedBatch, by_row
 from shim.errors import RefusedError
+from shim.kept import keep, kept_by_all
 from shim.routing.assemble import LayoutChanged, assemble, taken_apart
 from shim.routing.inputs import Inputs, check_known, sample_rules, take
 from shim.routing.rehearsal import layout_for
@@ -19,7 +20,7 @@ from shim.routing.trace import Owners
 from shim.routing.tree import replace_state
 from shim.selection import select
 
-OUTPUT, STATE = "output", "state"
+OUTPUT, STATE, KEPT = "output", "state", "kept"
 _OTHER_STRUCTURE = (
     "the outputs have another structure under an adapter than under the base model, so whose their rows are is not "
     "known. Run one adapter a call"
@@ -42,9 +43,10 @@ def run_split_forward(function: Callable[..., Any], batch: MixedBatch, inputs: I
         RefusedError: the batch does not divide by sample, or the outputs cannot stand together.
     """
 
-    run = functools.partial(forward_and_caches, function)
+    run = functools.partial(forward_and_caches, function, batch.model)
     check_known(inputs)
     whole, parts = _divided(run, batch, inputs, owners, "forward", assemble)
+    keep(batch.model, whole[KEPT])
     return _with_callers_caches(whole, parts[0], inputs)
 
 
@@ -66,7 +68,7 @@ def run_per_sample(function: Callable[..., Any], batch: MixedBatch, inputs: Inpu
         return [run_plain(function, batch, inputs)]
 
     def run(part: Inputs) -> Any:
-        return part.call(function)
+        return forward_and_caches(function, batch.model, part)[OUTPUT]
 
     outputs: List[Any]
     outputs, _ = _divided(run, batch, inputs, owners, "per sample", taken_apart)
@@ -97,10 +99,17 @@ def _divided(
     raise RefusedError(_OTHER_STRUCTURE)
 
 
-def forward_and_caches(function: Callable[..., Any], part: Inputs) -> Dict[str, Any]:
-    """Run `function`, a forward, and return all that it changes: its output, and the caches it was given."""
-    output = part.call(function)
-    return {OUTPUT: output, STATE: part.caches()}
+def forward_and_caches(function: Callable[..., Any], model: Any, part: Inputs) -> Dict[str, Any]:
+    """Run `function`, a forward of `model`, and return all that it changes.
+
+    Its output, the caches it was given, and what it kept on modules, where all is as before.
+    """
+    before = kept_by_all(model)
+    try:
+        output = part.call(function)
+        return {OUTPUT: output, STATE: part.caches(), KEPT: before.changed()}
+    finally:
+        before.restore()
 
 
 def _run_groups(run: Callable[[Inputs], Any], batch: MixedBatch, inputs: Inputs, owners: Owners) -> List[Any]:

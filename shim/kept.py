@@ -1,0 +1,99 @@
+"""What a forward keeps on the modules themselves for the next call: position deltas, recurrent states, cached tables.
+
+Neither parameters nor buffers, and in no cache that anybody passes: Qwen-VL's `rope_deltas`, RecurrentGemma's states.
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from typing import Any, Dict, FrozenSet, Iterable, Iterator, List, Mapping, Tuple
+
+import torch
+
+from shim.modules import named_modules
+
+_PLAIN = (bool, int, float, str, type(None), torch.Tensor)
+_ABSENT: Any = object()
+_LOCK = threading.Lock()
+_KEEPERS: weakref.WeakKeyDictionary[Any, FrozenSet[str]] = weakref.WeakKeyDictionary()
+"""The names of the modules that were seen to keep something."""
+
+
+class Kept:
+    """What modules hold as plain attributes, tensors among them, when this is made."""
+
+    def __init__(self, modules: Iterable[Tuple[str, Any]]) -> None:
+        self._before: List[Tuple[str, Dict[str, Any], Dict[str, Any]]] = [
+            (name, vars(module), _public(vars(module))) for name, module in modules
+        ]
+        self._copies = {
+            id(value): (value, value._version, value.detach().clone())
+            for _, _, before in self._before
+            for value in before.values()
+            if isinstance(value, torch.Tensor) and not value.is_inference()  # which nothing outside can write to
+        }
+
+    def changed(self) -> Dict[str, Any]:
+        """Return what is held otherwise now, by the module's name, a colon and the attribute's."""
+        return {
+            f"{name}:{key}": now for name, held, before in self._before for key, _, now in self._moved(held, before)
+        }
+
+    def restore(self) -> None:
+        """Put back what was held before."""
+        for value, version, copy in self._copies.values():
+            if value._version != version:
+                with torch.no_grad():
+                    value.copy_(copy)
+        for _, held, before in self._before:
+            for key, was, _ in list(self._moved(held, before)):
+                if was is _ABSENT:
+                    del held[key]
+                else:
+                    held[key] = was
+
+    def _moved(self, held: Mapping[str, Any], before: Mapping[str, Any]) -> Iterator[Tuple[str, Any, Any]]:
+        """Yield (attribute, what it was, what it is) of those that are plain and are otherwise now."""
+        for key, now in _public(held).items():
+            was = before.get(key, _ABSENT)
+            if isinstance(now, _PLAIN) and (was is _ABSENT or isinstance(was, _PLAIN)) and not self._same(was, now):
+                yield key, was, now
+
+    def _same(self, was: Any, now: Any) -> bool:
+        if isinstance(was, torch.Tensor) or isinstance(now, torch.Tensor):
+            copied = self._copies.get(id(was))
+            return was is now and (copied is None or copied[1] == was._version)
+        return bool(was == now)
+
+
+def kept_by_all(model: Any) -> Kept:
+    """Return what every module of `model` keeps now."""
+    return Kept(named_modules(model))
+
+
+def kept_by_keepers(model: Any) -> Kept:
+    """Return what those modules keep now that were seen to keep something; mostly there is none."""
+    names = _KEEPERS.get(model, ())
+    return Kept([(name, module) for name, module in named_modules(model) if name in names] if names else ())
+
+
+def note(model: Any, changed: Mapping[str, Any]) -> None:
+    """Remember the modules of `model` that a forward has `changed` an attribute of."""
+    names = frozenset(path.partition(":")[0] for path in changed)
+    if names - _KEEPERS.get(model, frozenset()):
+        with _LOCK:
+            _KEEPERS[model] = _KEEPERS.get(model, frozenset()) | names
+
+
+def keep(model: Any, changed: Mapping[str, Any]) -> None:
+    """Let the modules of `model` hold what `changed` says."""
+    if changed:
+        modules = dict(named_modules(model))
+        for path, value in changed.items():
+            name, _, key = path.partition(":")
+            vars(modules[name])[key] = value
+
+
+def _public(held: Mapping[str, Any]) -> Dict[str, Any]:
+    return {key: value for key, value in list(held.items()) if key[:1] != "_" and key != "training"}
