@@ -74,8 +74,8 @@ def kept_by_all(model: Any) -> Kept:
 
 def kept_by_keepers(model: Any) -> Kept:
     """Return what those modules keep now that were seen to keep something; mostly there is none."""
-    names = _KEEPERS.get(model, ())
-    return Kept([(name, module) for name, module in named_modules(model) if name in names] if names else ())
+    found = ((name, _module_at(model, name)) for name in _KEEPERS.get(model, ()))
+    return Kept((name, module) for name, module in found if module is not None)
 
 
 def note(model: Any, changed: Mapping[str, Any]) -> None:
@@ -88,11 +88,16 @@ def note(model: Any, changed: Mapping[str, Any]) -> None:
 
 def keep(model: Any, changed: Mapping[str, Any]) -> None:
     """Let the modules of `model` hold what `changed` says."""
-    if changed:
-        modules = dict(named_modules(model))
-        for path, value in changed.items():
-            name, _, key = path.partition(":")
-            vars(modules[name])[key] = value
+    for path, value in changed.items():
+        name, _, key = path.partition(":")
+        vars(_module_at(model, name))[key] = value
+
+
+def _module_at(model: Any, name: str) -> Any:
+    """Return the module of that name as it is now, None where there is none, without a walk over all."""
+    for part in name.split(".") if name else ():
+        model = None if model is None else vars(model)["_modules"].get(part)
+    return model
 
 
 def _public(held: Mapping[str, Any]) -> Dict[str, Any]:
