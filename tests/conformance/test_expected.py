@@ -66,7 +66,7 @@ def test_a_users_own_model_is_named_as_it_is_loaded(tmp_path):
         ('"bert" = "known"\n', r"line 1: 'bert' should be a model, a slash"),
         ('"bert/" = "known"\n', r"line 1: 'bert/' should be a model, a slash"),
         ('# all\n"bert/Z9" = "known"\n', r"line 2: no check or clause of bert is called Z9; there are A1, .*R1"),
-        ('"bert/R8" = "known"\n', r"line 1: no check or clause of bert is called R8"),
+        ('"bert/G1" = "known"\n', r"line 1: no check or clause of bert is called G1"),
         ('"brt/R1" = "known"\n', r"line 1: no model is called brt; there are .*bert"),
         ('"vit/Z9" = "known"\n', r"line 1: no check or clause is called Z9"),
     ],
