@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import threading
 import weakref
+from operator import is_
 from typing import Any, Dict, FrozenSet, Iterable, Iterator, List, Mapping, Tuple
 
 import torch
 
-from shim.modules import named_modules
+from shim.modules import walk
 
 _PLAIN = (bool, int, float, str, type(None), torch.Tensor)
 _ABSENT: Any = object()
@@ -25,7 +26,7 @@ class Kept:
 
     def __init__(self, modules: Iterable[Tuple[str, Any]]) -> None:
         self._before: List[Tuple[str, Dict[str, Any], Dict[str, Any]]] = [
-            (name, vars(module), _public(vars(module))) for name, module in modules
+            (name, vars(module), dict(vars(module))) for name, module in modules
         ]
         self._copies = {
             id(value): (value, value._version, value.detach().clone())
@@ -55,9 +56,14 @@ class Kept:
 
     def _moved(self, held: Mapping[str, Any], before: Mapping[str, Any]) -> Iterator[Tuple[str, Any, Any]]:
         """Yield (attribute, what it was, what it is) of those that are plain and are otherwise now."""
-        for key, now in _public(held).items():
+        untouched = len(held) == len(before) and all(map(is_, held.values(), before.values()))
+        if untouched and self._copies.keys().isdisjoint(map(id, before.values())):
+            return  # as it mostly is, and in C
+        for key, now in list(held.items()):
             was = before.get(key, _ABSENT)
-            if isinstance(now, _PLAIN) and (was is _ABSENT or isinstance(was, _PLAIN)) and not self._same(was, now):
+            if key[:1] == "_" or key == "training" or not isinstance(now, _PLAIN):
+                continue
+            if (was is _ABSENT or isinstance(was, _PLAIN)) and not self._same(was, now):
                 yield key, was, now
 
     def _same(self, was: Any, now: Any) -> bool:
@@ -67,9 +73,9 @@ class Kept:
         return bool(was == now)
 
 
-def kept_by_all(model: Any) -> Kept:
-    """Return what every module of `model` keeps now."""
-    return Kept(named_modules(model))
+def kept_by_all(model: Any, adapters: Iterable[str]) -> Kept:
+    """Return what every module of `model` keeps now, but for those of others than `adapters`, which do not run."""
+    return Kept((found.name, found.module) for found in walk(model, set(adapters)))
 
 
 def kept_by_keepers(model: Any) -> Kept:
@@ -98,7 +104,3 @@ def _module_at(model: Any, name: str) -> Any:
     for part in name.split(".") if name else ():
         model = None if model is None else vars(model)["_modules"].get(part)
     return model
-
-
-def _public(held: Mapping[str, Any]) -> Dict[str, Any]:
-    return {key: value for key, value in list(held.items()) if key[:1] != "_" and key != "training"}

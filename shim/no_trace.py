@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from contextlib import contextmanager
-from typing import Any, Callable, Dict, Iterator, List, Tuple
+from typing import Any, Callable, Dict, Iterable, Iterator, List, Tuple
 
 import numpy
 import torch
@@ -18,12 +18,12 @@ _ABSENT: Any = object()
 
 
 @contextmanager
-def nothing_changed(model: Any) -> Iterator[None]:
-    """Put all back as it was, however the block ends.
+def nothing_changed(model: Any, adapters: Iterable[str] = ()) -> Iterator[None]:
+    """Put all back as it was, however the block ends; no other `adapters` run in it.
 
     Every random generator, what modules keep for the next call, and in training mode the model's buffers.
     """
-    restore, before = remember(model), kept.kept_by_all(model)
+    restore, before = remember(model), kept.kept_by_all(model, adapters)
     try:
         yield
     finally:

@@ -52,7 +52,8 @@ def a_saved_attention_fills_its_cache_once(case: Case) -> Evidence:
     )
     other = Case(case.model, replace(case.scenario, adapters=adapters), case.device)
     error = raised_by(lambda: other.oracle.run(other.scenario.names[0]))
-    if isinstance(error, TypeError):  # peft 0.13 to 0.19 call no saved module by keywords, as Llama calls its attention
+    if isinstance(error, TypeError) and "missing 1 required positional argument" in str(error):
+        # peft 0.13 to 0.19 call no saved module by keywords, as Llama calls its attention
         raise Inapplicable(f"upstream fails on one adapter alone: {error}")
     output = other.mixed()
     held, length = _tokens_held(output.past_key_values), case.inputs["input_ids"].shape[1]

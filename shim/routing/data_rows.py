@@ -10,6 +10,8 @@ from typing import Any, Callable, List, Mapping, Optional, Sequence
 
 import torch
 
+from shim.routing.rules.indexing import MASKS
+
 # They put rows back where these came from, or wherever else the index says.
 _PLACES = frozenset("index_add index_put index_copy scatter scatter_add scatter_reduce masked_scatter".split())
 _BY_PLACE = frozenset("slice select unbind split split_with_sizes unsafe_split unsafe_split_with_sizes".split())
@@ -22,7 +24,7 @@ def puts_together(name: str, args: Sequence[Any], has_several: Callable[[torch.T
     if name in ("nonzero", "masked_select"):
         return any(has_several(tensor) for tensor in args[:2] if isinstance(tensor, torch.Tensor))
     masks = args[1] if name == "index" else ()
-    return any(one is not None and one.dtype in (torch.bool, torch.uint8) and has_several(one) for one in masks)
+    return any(one is not None and one.dtype in MASKS and has_several(one) for one in masks)
 
 
 def places(name: str) -> bool:
@@ -66,5 +68,5 @@ def _dims_of(part: Any) -> int:
     """Return how many dimensions a part of an index takes up."""
     if part is None or part is Ellipsis or isinstance(part, bool):
         return 0
-    is_mask = isinstance(part, torch.Tensor) and part.dtype in (torch.bool, torch.uint8)
+    is_mask = isinstance(part, torch.Tensor) and part.dtype in MASKS
     return part.dim() if is_mask else 1

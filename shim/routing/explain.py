@@ -125,7 +125,7 @@ def _fallback(
     if policy.chosen().fallback == policy.REFUSE:
         return Explanation("refuse", reason, layers)
     try:
-        layout_for(functools.partial(forward_and_caches, function, batch.model), batch, inputs, owners, "forward")
+        layout_for(functools.partial(forward_and_caches, function, batch), batch, inputs, owners, "forward")
     except RefusedError as refused:
         return Explanation("refuse", f"{refused} [in one pass: {reason}]", layers)
     return Explanation("split", reason, layers)

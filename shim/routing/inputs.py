@@ -29,21 +29,19 @@ PER_SAMPLE: FrozenSet[str] = frozenset(
 SHARED: FrozenSet[str] = frozenset(
     "cache_position head_mask decoder_head_mask cross_attn_head_mask encoder_head_mask".split()
 )
-# What no forward changes, beside tensors; an empty container is a leaf too.
+# What no forward changes.
+VALUES: Tuple[type, ...] = (
+    *(bool, int, float, complex, str, bytes, type(None)),
+    *(enum.Enum, torch.dtype, torch.device, slice, range),
+)
+# The same of a model's inputs, beside tensors; an empty container is a leaf too.
 _KNOWN: Tuple[type, ...] = (
     torch.Tensor,
-    str,
-    bytes,
+    *VALUES,
     numbers.Number,
-    type(None),
-    enum.Enum,
-    torch.dtype,
-    torch.device,
     torch.layout,
     torch.memory_format,
     torch.Size,
-    range,
-    slice,
     set,
     frozenset,
     list,

@@ -8,6 +8,7 @@ from typing import Any, Optional, Sequence
 import torch
 
 from shim.routing.owners import CONSTANT, Ids
+from shim.routing.rules.indexing import MASKS
 from shim.routing.storage import storage_of
 
 # What gives a verdict on whole tensors.
@@ -63,7 +64,7 @@ def decider_of_size(name: str, args: Sequence[Any]) -> Optional[torch.Tensor]:
     elif name in ("masked_select", "repeat_interleave"):  # of repeats alone, too; or of a number
         deciders = args[:2][-1:]
     elif name == "index":
-        deciders = [index for index in args[1] if index is not None and index.dtype in (torch.bool, torch.uint8)]
+        deciders = [index for index in args[1] if index is not None and index.dtype in MASKS]
     return next((decider for decider in deciders if isinstance(decider, torch.Tensor)), None)
 
 

@@ -66,7 +66,7 @@ def _rehearse(run: Run, batch: MixedBatch, inputs: Inputs, owners: Owners) -> La
     layouts = []
     steady = functools.partial(without_chance, batch.is_training)
     for adapter in (BASE, *_adapters_to_rehearse(batch).values()):
-        with torch.no_grad(), nothing_changed(batch.model), select(batch.selection(adapter)), steady():
+        with torch.no_grad(), nothing_changed(batch.model, [adapter]), select(batch.selection(adapter)), steady():
             whole = run(with_caches_cloned(inputs))
             parts = [_run_part(run, inputs, rules, group.rows) for group in batch.groups]
         check_quantised(batch.model)

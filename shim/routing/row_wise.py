@@ -6,7 +6,6 @@ forward is not torch's own, nothing is believed.
 
 from __future__ import annotations
 
-import enum
 from typing import AbstractSet, Any, Callable, Iterator, Mapping, Sequence, Tuple
 
 import torch
@@ -14,13 +13,12 @@ import torch
 from shim.errors import Unroutable
 from shim.modules import named_buffers
 from shim.quantised import quantised_layers
+from shim.routing.inputs import VALUES
 from shim.routing.layers import Kind, tensors_of
 from shim.routing.plan import PlannedCall
 from shim.routing.storage import address
 from shim.routing.tracer import Tracer
 
-# What no forward changes.
-_VALUES = (bool, int, float, complex, str, bytes, type(None), enum.Enum, torch.dtype, torch.device, slice, range)
 # Each row of their output is made of that row of their input.
 _BY_ROW = (torch.nn.Linear, torch.nn.Embedding, torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d)
 
@@ -35,7 +33,7 @@ def check_arguments(call: PlannedCall, args: Sequence[Any], kwargs: Mapping[str,
     """
     for key, value in _given(args, kwargs):
         leaves = _leaves(value) if call.kind is Kind.OUTPUT else [value]
-        wrong = [leaf for leaf in leaves if not isinstance(leaf, (torch.Tensor, *_VALUES)) and not callable(leaf)]
+        wrong = [leaf for leaf in leaves if not isinstance(leaf, (torch.Tensor, *VALUES)) and not callable(leaf)]
         if wrong:
             raise Unroutable(
                 f"{call.layer} is called with a {type(wrong[0]).__name__} ({key!r}), of which it cannot be told whose "
@@ -129,7 +127,7 @@ def _given(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Iterator[Tuple[Any
 
 
 def _leaves(value: Any) -> Iterator[Any]:
-    """Yield what is in nested lists, tuples and dicts."""
+    """Yield what is in nested lists, tuples and dicts; a cache is one thing here, which `tree.leaves` goes into."""
     if isinstance(value, (list, tuple, dict)):
         for part in value.values() if isinstance(value, dict) else value:
             yield from _leaves(part)

@@ -43,7 +43,7 @@ def run_split_forward(function: Callable[..., Any], batch: MixedBatch, inputs: I
         RefusedError: the batch does not divide by sample, or the outputs cannot stand together.
     """
 
-    run = functools.partial(forward_and_caches, function, batch.model)
+    run = functools.partial(forward_and_caches, function, batch)
     check_known(inputs)
     whole, parts = _divided(run, batch, inputs, owners, "forward", assemble)
     keep(batch.model, whole[KEPT])
@@ -68,7 +68,7 @@ def run_per_sample(function: Callable[..., Any], batch: MixedBatch, inputs: Inpu
         return [run_plain(function, batch, inputs)]
 
     def run(part: Inputs) -> Any:
-        return forward_and_caches(function, batch.model, part)[OUTPUT]
+        return forward_and_caches(function, batch, part)[OUTPUT]
 
     outputs: List[Any]
     outputs, _ = _divided(run, batch, inputs, owners, "per sample", taken_apart)
@@ -99,12 +99,12 @@ def _divided(
     raise RefusedError(_OTHER_STRUCTURE)
 
 
-def forward_and_caches(function: Callable[..., Any], model: Any, part: Inputs) -> Dict[str, Any]:
-    """Run `function`, a forward of `model`, and return all that it changes.
+def forward_and_caches(function: Callable[..., Any], batch: MixedBatch, part: Inputs) -> Dict[str, Any]:
+    """Run `function`, a forward, on a part of `batch` and return all that it changes.
 
     Its output, the caches it was given, and what it kept on modules, where all is as before.
     """
-    before = kept_by_all(model)
+    before = kept_by_all(batch.model, batch.names)
     try:
         output = part.call(function)
         return {OUTPUT: output, STATE: part.caches(), KEPT: before.changed()}

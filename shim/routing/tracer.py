@@ -253,10 +253,9 @@ class Tracer(ThreadedDispatchMode):
 
     def _watch_places(self, known: Operation, args: Any, kwargs: Any) -> None:
         """Note rows that are taken by their places where data has put them together."""
-        if args and isinstance(args[0], torch.Tensor) and self.store.by_data(args[0]) == BY_ADAPTERS:
-            dim = dim_taken(known.name, args, kwargs, self.store.knows)
-            if dim is not None:
-                self.take(args[0], [dim], known.name)
+        dim = dim_taken(known.name, args, kwargs, self.store.knows)
+        if dim is not None:
+            self.take(args[0], [dim], known.name)
 
     def _watch_memory(self, known: Operation, inputs: Sequence[Any], output: Any, args: Any, kwargs: Any) -> None:
         """Note memory that an operation reads though no operation wrote it: a raw kernel filled it unseen."""
