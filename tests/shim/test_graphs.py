@@ -8,12 +8,14 @@ import warnings
 import peft
 import pytest
 import torch
+from packaging.version import Version
 from torch import nn
 
 import shim
 from shim import graphs
 from tests.tiny_models import classifier, llama
 
+pytest.importorskip("torch._dynamo")  # what can be served is asked of it, where it is imported
 pytestmark = pytest.mark.skipif(not graphs.can_serve(), reason="dynamo guards no function modes before torch 2.6")
 
 NAMES = ["fr", "de", "__base__"]
@@ -265,17 +267,17 @@ class Saving(nn.Module):
         return self.head(self.twice(self.twice(x).sin()))
 
 
+@pytest.mark.skipif(
+    Version(peft.__version__) < Version("0.12"),
+    reason="peft 0.11 has no LoRA on one-dimensional convolutions, and forgets the first adapter's DoRA",
+)
 @pytest.mark.parametrize("options", [{}, {"use_dora": True}], ids=["lora", "dora"])
 def test_other_layers_and_saved_modules_are_served(options):
     torch.manual_seed(0)
     targets = ["twice"] if options else ["embed", "mix", "twice"]
     config = peft.LoraConfig(r=2, target_modules=targets, modules_to_save=["head"], init_lora_weights=False, **options)
-    try:  # peft 0.11 has no LoRA on one-dimensional convolutions, and forgets the first adapter's DoRA
-        model = peft.get_peft_model(Saving(), config, adapter_name="fr")
-        model.add_adapter("de", config)
-        model(torch.arange(4).view(1, 4))
-    except (ValueError, AttributeError) as error:
-        pytest.skip(f"upstream fails on one adapter alone: {error}")
+    model = peft.get_peft_model(Saving(), config, adapter_name="fr")
+    model.add_adapter("de", config)
     with torch.no_grad():
         for name, value in model.named_parameters():
             if ".de." in name:

@@ -15,6 +15,8 @@ from shim.batch import CHOSEN_AT_THE_MODEL, CHOSEN_IN_LAYERS
 WIDTH = 128
 NAMES = ["ann", "ben", "__base__", "ann"]
 DRAWS_NOISE = {"PVERA"}  # in training mode, so that two runs differ
+# Products of their own stay in single precision; a cast of the module fails on torch 1.13.
+SINGLE = {"ADAMSS", "FROD"}
 NEEDS_TORCH_2 = {"SHIRA", "SUPERTUNING"}
 NEEDS_PACKAGE = {"ADAMSS": "sklearn", "BOFT": "setuptools"}
 # What a configuration needs beyond its defaults to fit the small model below.
@@ -76,9 +78,9 @@ def build(method):
     return model.eval()
 
 
-def inputs():
+def inputs(dtype=torch.float32):
     generator = torch.Generator().manual_seed(1)
-    return {"x": torch.randn(4, WIDTH, generator=generator), "tokens": torch.tensor([0, 1, 2, 3])}
+    return {"x": torch.randn(4, WIDTH, generator=generator).to(dtype), "tokens": torch.tensor([0, 1, 2, 3])}
 
 
 def alone(model, name):
@@ -112,14 +114,15 @@ def gradients_of_rows(model, names, mixed):
         parameter.grad = None
         parameter.requires_grad_(parameter.is_floating_point() and bool({"ann", "ben"} & set(path.split("."))))
     weights = torch.arange(4 * WIDTH).cos().view(4, WIDTH)
+    given = inputs(next(model.parameters()).dtype)
     if mixed:
-        (model(**inputs(), adapter_names=names) * weights).sum().backward()
+        (model(**given, adapter_names=names) * weights).sum().backward()
     for row, name in enumerate(names):
         if not mixed and name != "__base__":
             model.set_adapter(name)
             for path, parameter in model.named_parameters():
                 parameter.requires_grad_(name in path.split("."))
-            some = {key: value[row : row + 1] for key, value in inputs().items()}
+            some = {key: value[row : row + 1] for key, value in given.items()}
             (model(**some) * weights[row]).sum().backward()
     return {path: parameter.grad for path, parameter in model.named_parameters()}
 
@@ -132,16 +135,17 @@ def test_a_method_that_chooses_in_its_layers_trains_each_adapter_on_its_own_rows
     if method in NEEDS_TORCH_2 and not hasattr(nn.Module(), "_backward_pre_hooks"):
         pytest.skip("PEFT's own forward of this method needs torch 2")
     model = build(method).train()
+    if method not in SINGLE:
+        model = model.double()  # in which what cancels out is nothing beside the bound
     want = gradients_of_rows(model, NAMES, mixed=False)
     trained = {name for name in ("ann", "ben") for path, grad in want.items() if grad is not None and name in path}
     assert trained == {"ann", "ben"}, "PEFT itself does not train both"
     found = gradients_of_rows(model, NAMES, mixed=True)
-    sizes = {path: grad.abs().max().item() for path, grad in want.items() if grad is not None}
     for path, grad in want.items():
         assert (found[path] is None) is (grad is None), path
-        if grad is not None:  # what cancels out is rounded as the terms are, which are of the largest gradient's size
-            atol = 1e-4 * sizes[path] + 1e-6 * max(1.0, *sizes.values())
-            torch.testing.assert_close(found[path], grad, rtol=1e-3, atol=atol)
+        if grad is not None:
+            size = grad.abs().max().item()
+            torch.testing.assert_close(found[path], grad, rtol=1e-3, atol=1e-4 * size + 1e-6)
 
 
 def test_adalora_adds_one_adapters_regulariser_to_every_loss_and_is_not_trained_mixed(installed_shim):

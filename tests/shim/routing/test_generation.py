@@ -3,6 +3,8 @@
 import peft
 import pytest
 import torch
+import transformers
+from packaging.version import Version
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 
 import shim
@@ -35,12 +37,12 @@ def model(request, installed_shim):
     return model.eval()
 
 
-def alone(model, name, ids=IDS, **kwargs):
+def alone(model, name, **kwargs):
     if name == "__base__":
         with model.disable_adapter():
-            return model.generate(input_ids=ids, **kwargs)
+            return model.generate(input_ids=IDS, **kwargs)
     model.set_adapter(name)
-    return model.generate(input_ids=ids, **kwargs)
+    return model.generate(input_ids=IDS, **kwargs)
 
 
 def assert_same_tokens(observed, expected):
@@ -201,6 +203,8 @@ def test_rows_that_guess_ahead_go_one_by_one(model, request, way):
     """transformers guesses ahead for a batch of one only; two rows here are of one adapter."""
     if way == "prompt_lookup_num_tokens" and way not in vars(GenerationConfig()):
         pytest.skip("no prompt lookup here")  # Breakpoint: huggingface/transformers#27775, 4.37
+    if way == "assistant_model" and Version(transformers.__version__).release[:2] == (4, 40):
+        pytest.skip("upstream's assistant changes the tokens of one adapter alone")
     base = model.get_base_model()
     guess = {way: 2 if way == "prompt_lookup_num_tokens" else LlamaForCausalLM(base.config).eval()}
     settings = {**guess, "max_new_tokens": 6, "do_sample": False}
@@ -210,12 +214,8 @@ def test_rows_that_guess_ahead_go_one_by_one(model, request, way):
         return
     observed = model.generate(input_ids=IDS, adapter_names=NAMES, **settings)
     greedy = {"max_new_tokens": 6, "do_sample": False}
-    expected = [alone(model, name, **greedy)[row] for row, name in enumerate(NAMES)]
-    ahead = [alone(model, name, IDS[row : row + 1], **settings)[0] for row, name in enumerate(NAMES)]
-    if any(own[own != 0].tolist() != one.tolist() for own, one in zip(expected, ahead)):
-        pytest.skip("what this transformers guesses ahead changes the tokens, as 4.40 does")
-    for one, own in zip(observed, expected):
-        assert_same_tokens(one, own)
+    for row, name in enumerate(NAMES):
+        assert_same_tokens(observed[row], alone(model, name, **greedy)[row])
 
 
 def test_rows_of_a_quantised_cache_go_one_by_one(model, request):

@@ -3,6 +3,7 @@
 import peft
 import pytest
 import torch
+from packaging.version import Version
 from torch import nn
 from torch.overrides import TorchFunctionMode
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -245,17 +246,21 @@ def test_a_number_of_a_saved_module_is_not_taken_for_all_rows():
     check_rows(adapted(Scaled(saved=Scaling), ["up"], ["saved"]))  # which no trace of the base model shows
 
 
+@pytest.mark.skipif(
+    Version("0.13") <= Version(peft.__version__) < Version("0.20"),
+    reason="this peft calls no saved module by keywords, as Llama calls its attention",
+)
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 def test_a_saved_attention_fills_its_cache_once(attention):
     torch.manual_seed(0)
     sizes = {"vocab_size": 24, "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 2}
     ids = torch.arange(24).view(4, 6)
-    try:  # torch below 2.1 has no such attention, and peft 0.13 to 0.19 call no saved module by keywords
+    try:
         config = LlamaConfig(**sizes, num_attention_heads=2, attn_implementation=attention)
-        model = adapted(LlamaForCausalLM(config), ["lm_head"], ["self_attn"]).float()
-        model(input_ids=ids)
-    except (ImportError, TypeError) as error:
-        pytest.skip(f"upstream fails on one adapter alone: {error}")
+        base = LlamaForCausalLM(config)
+    except ImportError as error:
+        pytest.skip(str(error))  # torch below 2.1 has no such attention
+    model = adapted(base, ["lm_head"], ["self_attn"]).float()
     settings = {"max_new_tokens": 4, "min_new_tokens": 4, "do_sample": False}
     with torch.no_grad():
         mixed = model(input_ids=ids, adapter_names=NAMES, use_cache=True)
