@@ -73,7 +73,7 @@ def can_serve() -> bool:
 def no_compilation() -> ContextManager[Any]:
     """Return what keeps dynamo from compiling, in all threads, for a block: it waits for one that does.
 
-    Hooks of all modules, as a trace has, would get into the graph of another thread, or fail its guards.
+    What a trace has every module called through would get into the graph of another thread, or fail its guards.
     """
     convert_frame = getattr(sys.modules.get("torch._dynamo"), "convert_frame", None)
     return getattr(convert_frame, "compile_lock", None) or nullcontext()

@@ -63,10 +63,15 @@ def kind_of(layer: Any) -> Kind:
 def is_experts(module: Any) -> bool:
     """Whether `module` is one of transformers' `...Experts`, which treat each token by itself.
 
-    A class of anybody else's may drop what is beyond a capacity, whatever it is called, and so is followed.
+    A class of anybody else's may drop what is beyond a capacity, whatever it is called, and so is followed; as is
+    one with hooks, or a forward, of somebody's on the module itself, which accelerate's only moves weights.
     """
     cls = type(module)
-    return cls.__name__.endswith("Experts") and cls.__module__.split(".")[0] == "transformers"
+    if not (cls.__name__.endswith("Experts") and cls.__module__.split(".")[0] == "transformers"):
+        return False
+    held = vars(module)
+    by_its_class = "forward" not in held or "_hf_hook" in held
+    return by_its_class and not held["_forward_hooks"] and not held["_forward_pre_hooks"]
 
 
 class AdapterRows:

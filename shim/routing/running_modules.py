@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from typing import Any, Dict, Iterator, List, Optional, Set, Tuple
+import functools
+import threading
+from contextlib import contextmanager
+from typing import Any, Callable, Dict, Iterator, Mapping, Optional, Sequence, Set, Tuple
 
 import torch
 
@@ -15,30 +16,75 @@ from shim.routing.layers import is_experts, row_arguments, tensors_of
 from shim.routing.tracer import Tracer
 
 
-@dataclass
-class _Running:
-    """A module that has begun: the name to go back to, and what is to be left when it ends."""
+class _Here(threading.local):
+    """What is told of modules on the running thread."""
 
-    outer: str
-    left: ExitStack
-    rows: Optional[Tuple[torch.Tensor, int]] = None
+    tellers: Tuple[_Teller, ...] = ()
+
+
+_HERE = _Here()
+_LOCK = threading.Lock()
+_traces = 0
+_upstream: Optional[Callable[..., Any]] = None
+_telling: Optional[Callable[..., Any]] = None
+"""What stands for `_upstream` while there are traces."""
 
 
 @contextmanager
 def modules_told(tracer: Tracer, batch: MixedBatch) -> Iterator[None]:
-    """Let `tracer` know what runs on its thread, inside the block.
+    """Let `tracer` know what runs on this thread, inside the block.
 
     A module whose class is called `...Experts` treats each token by itself: which expert was hit is control, not
     data. Where no adapted layer lies in it, it is not followed at all: its output has the rows of its input.
     """
-    teller = _Teller(tracer, batch)
-    # Global, since hooks on the modules would be seen by whoever looks at them meanwhile; other threads' calls
-    # leave at once.
-    hooks = torch.nn.modules.module
-    with no_compilation(), ExitStack() as stack:
-        stack.callback(hooks.register_module_forward_pre_hook(teller.enter).remove)
-        stack.callback(hooks.register_module_forward_hook(teller.leave).remove)
+    before = _HERE.tellers
+    with no_compilation(), _calls_told():
+        _HERE.tellers = (*before, _Teller(tracer, batch))
+        try:
+            yield
+        finally:
+            _HERE.tellers = before
+
+
+@contextmanager
+def _calls_told() -> Iterator[None]:
+    """Have the tellers told of every call of a module, until the last such block of all threads ends.
+
+    Not by global hooks: torch goes over those when a call raises, and another thread that adds one just then has the
+    call raise "OrderedDict mutated during iteration" for its own error. Nor by hooks on the modules, which would be
+    seen by whoever looks at them meanwhile.
+    """
+    global _upstream, _telling, _traces
+    module_class: Any = torch.nn.Module
+    with _LOCK:
+        _traces += 1
+        if module_class.__call__ is not _telling:
+            _upstream = module_class.__call__
+            _telling = module_class.__call__ = _telling_call(module_class.__call__)
+    try:
         yield
+    finally:
+        with _LOCK:
+            _traces -= 1
+            if not _traces:
+                # Whoever has patched it since, as torch.fx does while it traces, goes on through ours, which is idle.
+                if module_class.__call__ is _telling:
+                    module_class.__call__ = _upstream
+                _upstream = _telling = None
+
+
+def _telling_call(upstream: Callable[..., Any]) -> Callable[..., Any]:
+    """Return `upstream`, a call of modules, which tells whoever follows the thread while it is the one in place."""
+
+    @functools.wraps(upstream)
+    def call(module: Any, *args: Any, **kwargs: Any) -> Any:
+        run = functools.partial(upstream, module)
+        if call is _telling:
+            for teller in _HERE.tellers:
+                run = functools.partial(teller.tell, run, module)
+        return run(*args, **kwargs)
+
+    return call
 
 
 class _Teller:
@@ -46,38 +92,34 @@ class _Teller:
         self._tracer = tracer
         self._names: Dict[int, str] = {id(module): name for name, module in named_modules(batch.model)}
         self._adapted: Set[str] = {name for name, _ in batch.layers}
-        self._running: List[_Running] = []
 
-    def enter(self, module: Any, args: Any) -> None:
-        """Note that `module` begins."""
-        if id(module) not in self._names or not self._tracer.is_here():
-            return
-        running = _Running(self._tracer.module, ExitStack())
-        self._running.append(running)
-        self._tracer.module = self._names[id(module)]
-        if not is_experts(module):
-            return
+    def tell(self, run: Callable[..., Any], module: Any, *args: Any, **kwargs: Any) -> Any:
+        """Return what `run` does, which calls `module`, while the tracer knows that it is running."""
+        name = self._names.get(id(module))
+        if name is None:
+            return run(*args, **kwargs)
+        outer, self._tracer.module = self._tracer.module, name
+        try:
+            return self._run_experts(run, args, kwargs) if is_experts(module) else run(*args, **kwargs)
+        finally:
+            self._tracer.module = outer
+
+    def _run_experts(self, run: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        """Run experts, whose output's rows are those of their input."""
+        rows = None
         if args and isinstance(args[0], torch.Tensor) and not self._holds_adapters(self._tracer.module):
             with self._tracer.paused():
-                running.rows = self._rows(args)
-        if running.rows is None:
-            running.left.enter_context(self._tracer.bookkeeping())
-        else:
-            running.left.enter_context(self._tracer.paused())
-
-    def leave(self, module: Any, _: Any, output: Any) -> None:
-        """Note that `module` has ended."""
-        if id(module) not in self._names or not self._tracer.is_here():
-            return
-        running = self._running.pop()
-        self._tracer.module = running.outer
-        running.left.close()
-        if running.rows is not None:
-            ids, by_data = running.rows
-            with self._tracer.paused():
-                for _, tensor in tensors_of(output):
-                    wide = ids.view(*ids.shape, *[1] * (tensor.dim() - ids.dim()))
-                    self._tracer.store.write(tensor, wide.expand(tensor.shape), tainted=True, by_data=by_data)
+                rows = self._rows(args)
+        if rows is None:
+            with self._tracer.bookkeeping():
+                return run(*args, **kwargs)
+        ids, by_data = rows
+        with self._tracer.paused():
+            output = run(*args, **kwargs)
+            for _, tensor in tensors_of(output):
+                wide = ids.view(*ids.shape, *[1] * (tensor.dim() - ids.dim()))
+                self._tracer.store.write(tensor, wide.expand(tensor.shape), tainted=True, by_data=by_data)
+        return output
 
     def _rows(self, args: Any) -> Optional[Tuple[torch.Tensor, int]]:
         """Return the ids of the tokens, from the hidden states and the router's choice; None where unclear."""

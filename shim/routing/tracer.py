@@ -6,7 +6,6 @@ rule joins all that it read: it can be refused for want of a rule, never wrong.
 
 from __future__ import annotations
 
-import threading
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any, Dict, Iterator, List, Optional, Sequence, Set
@@ -57,11 +56,6 @@ class Tracer(ThreadedDispatchMode):
         self._written: Optional[Set[int]] = None
         self._unwritten: Dict[int, Any] = {}
         self._escapes = _Escapes(self)
-        self._thread = threading.get_ident()
-
-    def is_here(self) -> bool:
-        """Whether the running thread is the one that is followed."""
-        return threading.get_ident() == self._thread
 
     def __enter__(self) -> Any:
         """Follow what runs inside the block, on this thread."""

@@ -68,14 +68,11 @@ def test_a_failing_trace_leaves_no_trace(adapted, alone):
         return y
 
     model = adapted(body)
-    before = torch.get_rng_state()
+    before, called = torch.get_rng_state(), torch.nn.Module.__call__
     with pytest.raises(KeyboardInterrupt):
         model(X, adapter_names=NAMES)
     assert torch.equal(torch.get_rng_state(), before)
-    from torch.nn.modules import module as hooks
-
-    assert not hooks._global_forward_pre_hooks
-    assert not hooks._global_forward_hooks
+    assert torch.nn.Module.__call__ is called
     fail[0] = False
     check_rows(model, alone, X, NAMES)
 
