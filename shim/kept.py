@@ -12,6 +12,7 @@ from typing import Any, Dict, FrozenSet, Iterable, Iterator, List, Mapping, Tupl
 
 import torch
 
+from shim.kernels.attention import is_attention
 from shim.modules import walk
 
 _PLAIN = (bool, int, float, str, type(None), torch.Tensor)
@@ -50,16 +51,17 @@ class Kept:
         for _, held, before in self._before:
             for key, was, _ in list(self._moved(held, before)):
                 if was is _ABSENT:
-                    del held[key]
+                    held.pop(key, None)
                 else:
                     held[key] = was
 
     def _moved(self, held: Mapping[str, Any], before: Mapping[str, Any]) -> Iterator[Tuple[str, Any, Any]]:
         """Yield (attribute, what it was, what it is) of those that are plain and are otherwise now."""
+        held = dict(held)  # at one stroke, since other threads' calls may write on the module
         untouched = len(held) == len(before) and all(map(is_, held.values(), before.values()))
         if untouched and self._copies.keys().isdisjoint(map(id, before.values())):
             return  # as it mostly is, and in C
-        for key, now in list(held.items()):
+        for key, now in held.items():
             was = before.get(key, _ABSENT)
             if key[:1] == "_" or key == "training" or not isinstance(now, _PLAIN):
                 continue
@@ -74,8 +76,14 @@ class Kept:
 
 
 def kept_by_all(model: Any, adapters: Iterable[str]) -> Kept:
-    """Return what every module of `model` keeps now, but for those of others than `adapters`, which do not run."""
-    return Kept((found.name, found.module) for found in walk(model, set(adapters)))
+    """Return what every module of `model` keeps now, but for those of others than `adapters`, which do not run.
+
+    Nor those of `lora.MultiheadAttention`: a call without names puts merged weights on them for a moment, maybe another
+    thread's, and one with names runs on a copy (`kernels.attention`).
+    """
+    modules = list(walk(model, set(adapters)))
+    attentions = tuple(found.name + "." for found in modules if found.is_layer and is_attention(found.module))
+    return Kept((found.name, found.module) for found in modules if not found.name.startswith(attentions))
 
 
 def kept_by_keepers(model: Any) -> Kept:
