@@ -21,6 +21,7 @@ from shim.modules import base_model_of
 from shim.routing.assemble import LayoutChanged, assemble, in_row_order
 from shim.routing.inputs import PER_SAMPLE, SHARED, Inputs, check_known, quantises, root_name, sample_rules, take
 from shim.routing.layout import CONSTANT, ROWS, Rule
+from shim.routing.other_threads import carried_to_threads
 from shim.routing.rehearsal import layout_for
 from shim.routing.rows import RowRule
 from shim.routing.sampling import generating
@@ -59,7 +60,8 @@ def run_split_generate(function: Callable[..., Any], batch: MixedBatch, inputs: 
     outputs, caches = [], []
     for group in batch.groups:
         part = _with_sample_indices(take(inputs, group.rows, rules), group)
-        with select(batch.selection(group.adapter)), _own_static_cache(batch.model), generating(group.rows):
+        selection, own = select(batch.selection(group.adapter)), _own_static_cache(batch.model)
+        with selection, carried_to_threads(), own, generating(group.rows):
             outputs.append(part.call(function))
         caches.append(part.caches())
     result = _put_together(outputs, batch, inputs)

@@ -23,6 +23,7 @@ from shim.quantised import check_quantised
 from shim.routing.chance import without_chance
 from shim.routing.inputs import PER_SAMPLE, SHARED, Inputs, root_name, sample_rules, take, with_caches_cloned
 from shim.routing.layout import Layout, find_layout
+from shim.routing.other_threads import carried_to_threads
 from shim.routing.rows import RowRule
 from shim.routing.trace import Owners
 from shim.selection import BASE, select
@@ -66,7 +67,8 @@ def _rehearse(run: Run, batch: MixedBatch, inputs: Inputs, owners: Owners) -> La
     layouts = []
     steady = functools.partial(without_chance, batch.is_training)
     for adapter in (BASE, *_adapters_to_rehearse(batch).values()):
-        with torch.no_grad(), nothing_changed(batch.model, [adapter]), select(batch.selection(adapter)), steady():
+        unchanged = nothing_changed(batch.model, [adapter])
+        with torch.no_grad(), unchanged, select(batch.selection(adapter)), carried_to_threads(), steady():
             whole = run(with_caches_cloned(inputs))
             parts = [_run_part(run, inputs, rules, group.rows) for group in batch.groups]
         check_quantised(batch.model)

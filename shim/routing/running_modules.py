@@ -13,6 +13,8 @@ from shim.batch import MixedBatch
 from shim.graphs import no_compilation
 from shim.modules import named_modules
 from shim.routing.layers import is_experts, row_arguments, tensors_of
+from shim.routing.other_threads import hand_overs_noted
+from shim.routing.stand_ins import StandIn
 from shim.routing.tracer import Tracer
 
 
@@ -23,11 +25,6 @@ class _Here(threading.local):
 
 
 _HERE = _Here()
-_LOCK = threading.Lock()
-_traces = 0
-_upstream: Optional[Callable[..., Any]] = None
-_telling: Optional[Callable[..., Any]] = None
-"""What stands for `_upstream` while there are traces."""
 
 
 @contextmanager
@@ -36,9 +33,13 @@ def modules_told(tracer: Tracer, batch: MixedBatch) -> Iterator[None]:
 
     A module whose class is called `...Experts` treats each token by itself: which expert was hit is control, not
     data. Where no adapted layer lies in it, it is not followed at all: its output has the rows of its input.
+
+    Not by global hooks: torch goes over those when a call raises, and another thread that adds one just then has the
+    call raise "OrderedDict mutated during iteration" for its own error. Nor by hooks on the modules, which would be
+    seen by whoever looks at them meanwhile.
     """
     before = _HERE.tellers
-    with no_compilation(), _calls_told():
+    with no_compilation(), _CALLS, hand_overs_noted(tracer.hand_over):
         _HERE.tellers = (*before, _Teller(tracer, batch))
         try:
             yield
@@ -46,45 +47,15 @@ def modules_told(tracer: Tracer, batch: MixedBatch) -> Iterator[None]:
             _HERE.tellers = before
 
 
-@contextmanager
-def _calls_told() -> Iterator[None]:
-    """Have the tellers told of every call of a module, until the last such block of all threads ends.
-
-    Not by global hooks: torch goes over those when a call raises, and another thread that adds one just then has the
-    call raise "OrderedDict mutated during iteration" for its own error. Nor by hooks on the modules, which would be
-    seen by whoever looks at them meanwhile.
-    """
-    global _upstream, _telling, _traces
-    module_class: Any = torch.nn.Module
-    with _LOCK:
-        _traces += 1
-        if module_class.__call__ is not _telling:
-            _upstream = module_class.__call__
-            _telling = module_class.__call__ = _telling_call(module_class.__call__)
-    try:
-        yield
-    finally:
-        with _LOCK:
-            _traces -= 1
-            if not _traces:
-                # Whoever has patched it since, as torch.fx does while it traces, goes on through ours, which is idle.
-                if module_class.__call__ is _telling:
-                    module_class.__call__ = _upstream
-                _upstream = _telling = None
+def _call(upstream: Callable[..., Any], module: Any, *args: Any, **kwargs: Any) -> Any:
+    """Call `module`, and tell whoever follows this thread."""
+    run = upstream
+    for teller in _HERE.tellers:
+        run = functools.partial(teller.tell, run, module)
+    return run(*args, **kwargs)
 
 
-def _telling_call(upstream: Callable[..., Any]) -> Callable[..., Any]:
-    """Return `upstream`, a call of modules, which tells whoever follows the thread while it is the one in place."""
-
-    @functools.wraps(upstream)
-    def call(module: Any, *args: Any, **kwargs: Any) -> Any:
-        run = functools.partial(upstream, module)
-        if call is _telling:
-            for teller in _HERE.tellers:
-                run = functools.partial(teller.tell, run, module)
-        return run(*args, **kwargs)
-
-    return call
+_CALLS = StandIn(torch.nn.Module, "__call__", _call)
 
 
 class _Teller:

@@ -15,6 +15,7 @@ from shim.errors import RefusedError
 from shim.kept import keep, kept_by_all
 from shim.routing.assemble import LayoutChanged, assemble, taken_apart
 from shim.routing.inputs import Inputs, check_known, sample_rules, take
+from shim.routing.other_threads import carried_to_threads
 from shim.routing.rehearsal import layout_for
 from shim.routing.trace import Owners
 from shim.routing.tree import replace_state
@@ -29,7 +30,7 @@ _OTHER_STRUCTURE = (
 
 def run_plain(function: Callable[..., Any], batch: MixedBatch, inputs: Inputs) -> Any:
     """Run a batch with one distinct name under that adapter."""
-    with select(batch.selection(batch.names[0])):
+    with select(batch.selection(batch.names[0])), carried_to_threads():
         return inputs.call(function)
 
 
@@ -116,7 +117,7 @@ def _run_groups(run: Callable[[Inputs], Any], batch: MixedBatch, inputs: Inputs,
     rules = sample_rules(inputs, len(batch.names), owners)
     parts = []
     for group in batch.groups:
-        with select(batch.selection(group.adapter)):
+        with select(batch.selection(group.adapter)), carried_to_threads():
             parts.append(run(take(inputs, group.rows, rules)))
     return parts
 

@@ -138,11 +138,12 @@ class OwnerStore:
 
 
 def storage_of(tensor: torch.Tensor) -> Any:
-    """Return the storage of `tensor` without its type."""
-    # Breakpoint: pytorch/pytorch#91414, torch 2.0: `untyped_storage`.
-    if hasattr(tensor, "untyped_storage"):
-        return tensor.untyped_storage()
-    return tensor.storage().untyped()
+    """Return the storage of `tensor` without its type; a trace takes this for no look at its values."""
+    with torch._C.DisableTorchFunction():
+        # Breakpoint: pytorch/pytorch#91414, torch 2.0: `untyped_storage`.
+        if hasattr(tensor, "untyped_storage"):
+            return tensor.untyped_storage()
+        return tensor.storage().untyped()
 
 
 def address(tensor: torch.Tensor) -> int:

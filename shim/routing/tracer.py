@@ -26,6 +26,11 @@ from shim.routing.storage import OwnerStore, address, overlaps_itself, storage_o
 
 # What takes values out of torch without the dispatcher (`item` goes through it).
 _ESCAPES = frozenset("tolist numpy __array__ __dlpack__ apply_ map_ map2_ data_ptr __getstate__ __reduce_ex__".split())
+# Breakpoint: pytorch/pytorch#91414, torch 2.0: pickle goes by `untyped_storage`; before, it asks for `data_ptr`, and
+# `storage` is what a trace itself finds memory by.
+_ESCAPES |= {"storage", "untyped_storage"} if hasattr(torch.Tensor, "untyped_storage") else set()
+# How other libraries find the memory on a GPU, a property.
+_FOR_CUDA = torch.Tensor.__cuda_array_interface__
 # What gives one number or one verdict, which cannot come back as a tensor with owners.
 _SINGLE = frozenset({"item", *VERDICTS})
 _SWEEP_EVERY = 64
@@ -116,6 +121,11 @@ class Tracer(ThreadedDispatchMode):
         # Rows are put together along dim 0, and may happen to be of one sample.
         if (0 in dims and self.store.packed(tensor)) or self.lattice.several(self.store.ids(tensor), dims):
             self.obstacles.append(f"{how} takes some of the rows that data has put together{self._where()}")
+
+    def hand_over(self) -> None:
+        """Note that work is handed to another thread."""
+        if not self._paused:
+            self.obstacles.append(f"work is handed to another thread, where no trace follows it{self._where()}")
 
     def _has_several_owners(self, tensor: torch.Tensor) -> bool:
         return self.lattice.several(self.store.ids(tensor), range(tensor.dim()))
@@ -280,6 +290,8 @@ class _Escapes(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = getattr(func, "__name__", "")
         kwargs = kwargs or {}
+        if name == "__get__" and getattr(func, "__self__", None) is _FOR_CUDA:
+            name = "data_ptr"
         if name in _ESCAPES and args and isinstance(args[0], torch.Tensor):
             self._tracer.escape(args[0], name)
         if name == "__getitem__":

@@ -15,8 +15,8 @@ from shim.batch import CHOSEN_AT_THE_MODEL, CHOSEN_IN_LAYERS
 WIDTH = 128
 NAMES = ["ann", "ben", "__base__", "ann"]
 DRAWS_NOISE = {"PVERA"}  # in training mode, so that two runs differ
-# Products of their own stay in single precision; a cast of the module fails on torch 1.13.
-SINGLE = {"ADAMSS", "FROD"}
+# Products of their own stay in single precision, in some versions of PEFT.
+SINGLE = {"ADAMSS", "BOFT", "FROD", "HRA"}
 NEEDS_TORCH_2 = {"SHIRA", "SUPERTUNING"}
 NEEDS_PACKAGE = {"ADAMSS": "sklearn", "BOFT": "setuptools"}
 # What a configuration needs beyond its defaults to fit the small model below.

@@ -5,6 +5,8 @@ output is made of sample i alone, whatever the layout in between.
 """
 
 import ctypes
+import pickle
+import threading
 
 import torch
 from torch.nn import functional as F
@@ -311,6 +313,20 @@ def list_round_trip_that_flips(toy, x):
 @mixing
 def dlpack_round_trip_that_flips(toy, x):
     return torch.from_dlpack(toy.linear(x).detach()).flip(0)
+
+
+@mixing
+def pickle_round_trip_that_flips(toy, x):
+    return pickle.loads(pickle.dumps(toy.linear(x).detach())).flip(0)
+
+
+@mixing
+def flipped_on_another_thread(toy, x):
+    done, y = [], toy.linear(x)
+    thread = threading.Thread(target=lambda: done.append(y.flip(0)))
+    thread.start()
+    thread.join()
+    return done[0]
 
 
 @mixing

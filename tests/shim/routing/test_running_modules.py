@@ -1,59 +1,12 @@
 """A trace is told of modules by the call of all modules, which other threads and their errors do not feel."""
 
-import threading
-from contextlib import nullcontext
-
 import pytest
 import torch
 from torch import nn
 from torch.nn.modules import module as torch_modules
 
 import shim
-from shim.routing import running_modules
 from tests.shim.routing.rows_alone import NAMES, X, check_rows
-
-
-def told_of():
-    """Return how often the running thread's teller is told of a call."""
-    seen = []
-    (teller,) = running_modules._HERE.tellers
-    teller.tell = lambda run, module, *args: seen.append(module) or run(*args)
-    nn.Identity()(3)
-    return len(seen)
-
-
-@pytest.fixture
-def told():
-    """`modules_told` for a tracer of no model's."""
-
-    class Nothing:
-        model = nn.Identity()
-        layers = ()
-
-    before = nn.Module.__call__
-    yield lambda: running_modules.modules_told(None, Nothing)
-    assert nn.Module.__call__ is before
-
-
-def test_modules_are_called_by_torch_again_after_the_last_of_two_threads(told, monkeypatch):
-    upstream = nn.Module.__call__
-    monkeypatch.setattr(running_modules, "no_compilation", nullcontext)  # which lets one thread in at a time
-    entered, left = threading.Event(), threading.Event()
-
-    def other():
-        with told():
-            entered.set()
-            left.wait(10)
-
-    thread = threading.Thread(target=other)
-    with told():
-        thread.start()
-        assert entered.wait(10)
-    assert nn.Module.__call__ is not upstream
-    assert not running_modules._HERE.tellers
-    assert nn.Identity()(3) == 3
-    left.set()
-    thread.join()
 
 
 def test_there_are_no_hooks_that_another_threads_error_could_meet(adapted):
@@ -69,28 +22,6 @@ def test_there_are_no_hooks_that_another_threads_error_could_meet(adapted):
     assert any(told)
     assert not hooks
     assert nn.Module.__call__ is called
-
-
-def test_a_patch_that_outlasts_a_trace_stays_and_may_be_taken_back(told):
-    upstream = nn.Module.__call__
-
-    def patched(module, *args):
-        return ("patched", before(module, *args))
-
-    with told():
-        before = nn.Module.__call__
-        nn.Module.__call__ = patched
-    try:
-        assert nn.Identity()(3) == ("patched", 3)
-        with told():
-            assert told_of() == 1
-        nn.Module.__call__ = before  # whoever patched puts back what was found
-        assert nn.Identity()(3) == 3
-        with told():
-            assert nn.Identity()(3) == 3
-            assert told_of() == 1
-    finally:
-        nn.Module.__call__ = upstream
 
 
 def of_transformers(experts):
