@@ -21,11 +21,12 @@ _ABSENT: Any = object()
 def nothing_changed(model: Any, adapters: Iterable[str] = ()) -> Iterator[None]:
     """Put all back as it was, however the block ends; no other `adapters` run in it.
 
-    Every random generator, what modules keep for the next call, and in training mode the model's buffers.
+    Every random generator, and what modules keep for the next call, in buffers too.
     """
     restore, before = remember(model), kept.kept_by_all(model, adapters)
     try:
-        yield
+        with before.watched():
+            yield
     finally:
         restore()
         kept.note(model, before.changed())

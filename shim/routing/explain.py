@@ -125,7 +125,8 @@ def _fallback(
     if policy.chosen().fallback == policy.REFUSE:
         return Explanation("refuse", reason, layers)
     try:
-        layout_for(functools.partial(forward_and_caches, function, batch), batch, inputs, owners, "forward")
+        rehearsed = functools.partial(forward_and_caches, function, batch, rehearsing=True)
+        layout_for(rehearsed, batch, inputs, owners, "forward")
     except RefusedError as refused:
         return Explanation("refuse", f"{refused} [in one pass: {reason}]", layers)
     return Explanation("split", reason, layers)

@@ -8,11 +8,12 @@ proves; where they do not, the batch is refused with the reason.
 from __future__ import annotations
 
 import functools
+from contextlib import nullcontext
 from typing import Any, Callable, Dict, List, Tuple
 
 from shim.batch import MixedBatch, by_row
 from shim.errors import RefusedError
-from shim.kept import keep, kept_by_all
+from shim.kept import keep, kept_by_all, note
 from shim.routing.assemble import LayoutChanged, assemble, taken_apart
 from shim.routing.inputs import Inputs, check_known, sample_rules, take
 from shim.routing.other_threads import carried_to_threads
@@ -68,8 +69,8 @@ def run_per_sample(function: Callable[..., Any], batch: MixedBatch, inputs: Inpu
     if len(batch.names) == 1:
         return [run_plain(function, batch, inputs)]
 
-    def run(part: Inputs) -> Any:
-        return forward_and_caches(function, batch, part)[OUTPUT]
+    def run(part: Inputs, rehearsing: bool = False) -> Any:
+        return forward_and_caches(function, batch, part, rehearsing)[OUTPUT]
 
     outputs: List[Any]
     outputs, _ = _divided(run, batch, inputs, owners, "per sample", taken_apart)
@@ -77,7 +78,7 @@ def run_per_sample(function: Callable[..., Any], batch: MixedBatch, inputs: Inpu
 
 
 def _divided(
-    run: Callable[[Inputs], Any],
+    run: Callable[..., Any],
     batch: MixedBatch,
     inputs: Inputs,
     owners: Owners,
@@ -91,7 +92,7 @@ def _divided(
     """
     # A layout may not fit: the model was changed after it was made, or takes another path at these sizes.
     for again in (False, True):
-        layout = layout_for(run, batch, inputs, owners, kind, again)
+        layout = layout_for(functools.partial(run, rehearsing=True), batch, inputs, owners, kind, again)
         parts = _run_groups(run, batch, inputs, owners)
         try:
             return put_together(parts, batch.groups, layout), parts
@@ -100,17 +101,25 @@ def _divided(
     raise RefusedError(_OTHER_STRUCTURE)
 
 
-def forward_and_caches(function: Callable[..., Any], batch: MixedBatch, part: Inputs) -> Dict[str, Any]:
-    """Run `function`, a forward, on a part of `batch` and return all that it changes.
+def forward_and_caches(
+    function: Callable[..., Any], batch: MixedBatch, part: Inputs, rehearsing: bool = False
+) -> Dict[str, Any]:
+    """Run `function`, a forward, on a part of `batch` and return all that it changes, where all is as before.
 
-    Its output, the caches it was given, and what it kept on modules, where all is as before.
+    That is its output, the caches it was given, and what it kept on modules.
+
+    Args:
+        rehearsing: whether it is not known yet which tensors of its own the model writes over.
     """
     before = kept_by_all(batch.model, batch.names)
     try:
-        output = part.call(function)
-        return {OUTPUT: output, STATE: part.caches(), KEPT: before.changed()}
+        with before.watched() if rehearsing else nullcontext():
+            output = part.call(function)
     finally:
+        changed = before.changed()
+        note(batch.model, changed)
         before.restore()
+    return {OUTPUT: output, STATE: part.caches(), KEPT: changed}
 
 
 def _run_groups(run: Callable[[Inputs], Any], batch: MixedBatch, inputs: Inputs, owners: Owners) -> List[Any]:

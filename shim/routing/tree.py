@@ -81,7 +81,7 @@ def _children(value: Any, path: str) -> Iterator[Tuple[Any, str, Any]]:
     elif isinstance(value, (list, tuple)):
         for index, child in enumerate(value):
             yield index, f"{path}[{index}]", child
-    elif _is_state(value):
+    elif is_state(value):
         for key, child in vars(value).items():
             yield key, f"{path}.{key}", child
     elif dataclasses.is_dataclass(value) and not isinstance(value, type):
@@ -89,7 +89,8 @@ def _children(value: Any, path: str) -> Iterator[Tuple[Any, str, Any]]:
             yield field.name, f"{path}.{field.name}", getattr(value, field.name)
 
 
-def _is_state(value: Any) -> bool:
+def is_state(value: Any) -> bool:
+    """Tell whether `value` is a cache of transformers, or a layer of one."""
     # Breakpoint: huggingface/transformers#39106: a cache is a list of layer objects.
     return is_cache(value) or type(value).__module__ == "transformers.cache_utils"
 
@@ -107,7 +108,7 @@ def _rebuild(value: Any, mapped: Dict[Any, Any]) -> Any:
         return type(value)(*mapped.values())
     if isinstance(value, (list, tuple)):
         return type(value)(mapped.values())
-    if _is_state(value):
+    if is_state(value):
         rebuilt = object.__new__(type(value))
         vars(rebuilt).update(mapped)
         return rebuilt

@@ -1,13 +1,17 @@
 """Models that keep something on themselves from one call to the next: a trace, or a part of a batch, is no call."""
 
+import copy
+from collections import deque
+
 import peft
 import pytest
 import torch
 from torch import nn
+from transformers import DynamicCache
 
 import shim
 from shim.errors import Unroutable
-from shim.kept import Kept, kept_by_keepers
+from shim.kept import Kept, kept_by_all, kept_by_keepers
 from shim.routing import plans, route
 
 NAMES = ["ann", "__base__", "ben", "ann"]
@@ -146,21 +150,172 @@ def test_a_table_that_is_made_once_is_the_same_for_all(installed_shim, always_sp
     check_steps(model, steps=1)
 
 
+class Place:
+    """An object of the user's own."""
+
+
+def attribute(model):
+    return vars(model).get("_past"), lambda value: setattr(model, "_past", value)
+
+
+def in_a_list(model):
+    held = vars(model).setdefault("past", [])
+    return (held[-1] if held else None), held.append
+
+
+def in_a_dict_in_a_tuple(model):
+    held = vars(model).setdefault("past", ({},))
+    return held[0].get("past"), lambda value: held[0].update(past=value)
+
+
+def in_a_deque(model):
+    held = vars(model).setdefault("past", deque(maxlen=4))
+    return (sum(held) if held else None), held.append
+
+
+def in_an_object(model):
+    held = vars(model).setdefault("past", Place())
+    return vars(held).get("past"), lambda value: setattr(held, "past", value)
+
+
+def in_a_cache(model):
+    held = vars(model).setdefault("past", DynamicCache())
+    past = getattr(held, "past", None)
+    return past, lambda value: setattr(held, "past", value)
+
+
+def written_over(model):
+    held = vars(model).setdefault("past", torch.zeros(4, 4, dtype=torch.float64))
+    return held, held.copy_
+
+
+def in_a_view(model):
+    held = vars(model).setdefault("past", torch.zeros(4, 8, dtype=torch.float64)[:, ::2])
+    return held, lambda value: held.transpose(0, 1).copy_(value.transpose(0, 1))
+
+
+def buffer(model):
+    if "past" not in model._buffers:
+        model.register_buffer("past", None)
+    return model.past, lambda value: setattr(model, "past", value)
+
+
+def buffer_written_over(model):
+    if "past" not in model._buffers:
+        model.register_buffer("past", torch.zeros(4, 4, dtype=torch.float64))
+    return model.past, model.past.copy_
+
+
+class Remembering(nn.Module):
+    """Adds what it remembers, in one of the ways above, to its input."""
+
+    def __init__(self, way):
+        super().__init__()
+        self.first, self.second, self.way = nn.Linear(4, 4), nn.Linear(4, 4), way
+        way(self)
+
+    def forward(self, x):
+        past, remember = self.way(self)
+        now = torch.tanh(self.first(x if past is None else x + past))
+        remember(now)
+        return self.second(now)
+
+
+WAYS = [attribute, in_a_list, in_a_dict_in_a_tuple, in_a_deque, in_an_object, in_a_cache, written_over, in_a_view]
+WAYS += [buffer, buffer_written_over]
+
+
+def remembering(way):
+    torch.manual_seed(0)
+    config = peft.LoraConfig(r=2, target_modules=["first", "second"], init_lora_weights=False)
+    model = peft.get_peft_model(Remembering(way), config, adapter_name="ann")
+    model.add_adapter("ben", config)
+    return model.double().eval()
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_each_step_is_one_step_wherever_the_last_is_remembered(way, installed_shim):
+    whole = {name: remembering(way) for name in set(NAMES)}
+    mixed = remembering(way)
+    for step in X:  # the first is traced
+        with torch.no_grad():
+            own = {name: model(step, adapter_names=[name] * 4) for name, model in whole.items()}
+            got = mixed(step, adapter_names=NAMES)
+        for row, name in enumerate(NAMES):
+            torch.testing.assert_close(got[row], own[name][row], rtol=1e-9, atol=1e-12)
+            assert all((own[other][row] - own[name][row]).abs().max() > 1e-4 for other in own if other != name)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_step_that_cannot_be_split_is_not_taken_wherever_the_last_is_remembered(way, installed_shim, always_split):
+    model = remembering(way)
+    base = model.get_base_model()
+    for step in X[:2]:
+        before = copy.deepcopy(way(base)[0])
+        try:
+            with torch.no_grad():
+                model(step, adapter_names=NAMES)
+        except (shim.RefusedError, RuntimeError):  # a part of the batch meets the state of the whole
+            after = way(base)[0]
+            assert after is before or torch.equal(after, before)
+            return
+        assert len(way(base)[0]) == len(NAMES)
+    raise AssertionError("a part of the batch has met the state of the whole")
+
+
 def test_what_is_kept_is_put_back_whatever_became_of_it():
     module = nn.Linear(2, 2)
-    module.written, module.replaced, module.number = torch.zeros(2), torch.ones(2), 1
-    module.listed = [1]
+    module.written, module.replaced, module.number, module.gone = torch.zeros(2), torch.ones(2), 1, 2
+    module._private, module.listed, module.act = None, [1, [torch.zeros(1)]], torch.relu
+    module.register_buffer("buffer", torch.zeros(3))
     kept = Kept([("m", module)])
     assert kept.changed() == {}
-    replaced = module.replaced
-    module.written.add_(1)
-    module.replaced, module.number, module.made, module.listed = torch.zeros(1), 2, torch.zeros(1), None
-    assert set(kept.changed()) == {"m:written", "m:replaced", "m:number", "m:made"}
+    replaced, listed, innermost, held = module.replaced, module.listed, module.listed[1][0], module.buffer
+    with kept.watched():
+        module.written.add_(1)
+        module.listed[1][0].add_(1)
+        module.buffer[1:].add_(1)
+    module.replaced, module.number, module.made, module._private = torch.zeros(1), 2, torch.zeros(1), 3
+    module.listed.append(5)
+    module.act = torch.sigmoid  # not state
+    del module.gone
+    changed = kept.changed()
+    assert set(changed) == {
+        *("m:written", "m:replaced", "m:number", "m:made", "m:gone", "m:_private", "m:listed", "m:buffer"),
+    }
     kept.restore()
+    assert changed["m:written"].tolist() == [1, 1]
+    assert changed["m:listed"] == [1, [torch.ones(1)], 5]
     assert module.written.tolist() == [0, 0]
     assert module.replaced is replaced
-    assert module.number == 1
+    assert (module.number, module.gone, module._private) == (1, 2, None)
     assert not hasattr(module, "made")
+    assert module.listed is listed
+    assert (len(listed), listed[1][0] is innermost, innermost.item()) == (2, True, 0)
+    assert module.buffer is held
+    assert held.tolist() == [0, 0, 0]
+    assert module.act is torch.sigmoid
+    assert kept.changed() == {}
+
+
+def test_what_was_written_over_unwatched_is_told():
+    module = nn.Linear(2, 2)
+    module.written = torch.zeros(2)
+    kept = Kept([("m", module)])
+    module.written.add_(1)
+    assert set(kept.changed()) == {"m:written"}
+    with pytest.raises(shim.RefusedError, match=r"shape \(2,\).*next one is right"):
+        kept.restore()
+
+
+def test_what_another_thread_sets_on_peft_is_not_taken_back(installed_shim):
+    model = adapted()
+    kept = kept_by_all(model, ["ann", "ben"])
+    model.set_adapter("ben")
+    model.add_adapter("cid", model.peft_config["ann"])
+    kept.restore()
+    assert model.active_adapter == "ben"
+    assert set(model.get_base_model().first.scaling) == {"ann", "ben", "cid"}
 
 
 def test_a_model_that_keeps_nothing_costs_nothing_more(installed_shim):
@@ -170,4 +325,4 @@ def test_a_model_that_keeps_nothing_costs_nothing_more(installed_shim):
     model.add_adapter("ben", config)
     with torch.no_grad():
         model.double().eval()(X[0], adapter_names=NAMES)
-    assert kept_by_keepers(model)._before == []
+    assert kept_by_keepers(model)._seen == []
