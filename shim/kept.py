@@ -27,7 +27,7 @@ _KEEPERS: weakref.WeakKeyDictionary[Any, FrozenSet[str]] = weakref.WeakKeyDictio
 
 
 class Kept:
-    """What modules hold in attributes and buffers when this is made, and what is in it.
+    """What modules hold in attributes, and in evaluation mode in buffers, when this is made; and what is in it.
 
     copied: the names of those modules whose tensors are copied at once, since they write over them.
     """
@@ -38,7 +38,9 @@ class Kept:
         self._versions: Dict[int, Tuple[torch.Tensor, int]] = {}
         self._copies: Dict[int, Tuple[torch.Tensor, torch.Tensor]] = {}
         for name, module in modules:
-            for held in (Seen(module), Seen(vars(module)["_buffers"])):
+            # In training mode they are statistics, which adapters trained in turn write to one after the other.
+            buffers = () if module.training else (Seen(vars(module)["_buffers"]),)
+            for held in (Seen(module), *buffers):
                 self._seen.append((name, held))
                 for tensor in held.tensors():
                     self._add(tensor, name in copied)

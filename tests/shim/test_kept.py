@@ -264,7 +264,7 @@ def test_a_step_that_cannot_be_split_is_not_taken_wherever_the_last_is_remembere
 
 
 def test_what_is_kept_is_put_back_whatever_became_of_it():
-    module = nn.Linear(2, 2)
+    module = nn.Linear(2, 2).eval()
     module.written, module.replaced, module.number, module.gone = torch.zeros(2), torch.ones(2), 1, 2
     module._private, module.listed, module.act = None, [1, [torch.zeros(1)]], torch.relu
     module.register_buffer("buffer", torch.zeros(3))
@@ -296,6 +296,13 @@ def test_what_is_kept_is_put_back_whatever_became_of_it():
     assert held.tolist() == [0, 0, 0]
     assert module.act is torch.sigmoid
     assert kept.changed() == {}
+
+
+def test_statistics_of_training_are_not_kept():
+    module = nn.BatchNorm1d(2)
+    kept = Kept([("m", module)])
+    module(torch.randn(3, 2))
+    assert not kept.changed()
 
 
 def test_what_was_written_over_unwatched_is_told():
