@@ -46,8 +46,8 @@ class Seen:
         is_written: tells whether somebody wrote over a tensor that is still there.
         """
         if self._is_untouched():
-            found = ((key, part.value if isinstance(part, Seen) else part) for key, part in self._inner.items())
-            yield from ((key, part) for key, part in found if _is_other(self._inner[key], part, is_written))
+            found = ((key, part, _value_of(part)) for key, part in self._inner.items())
+            yield from ((key, value) for key, part, value in found if _is_other(part, value, is_written))
             return
         now = self._now()
         for key in (*self._parts, *(key for key in now if key not in self._parts)):
@@ -58,7 +58,7 @@ class Seen:
         """Let the value hold what it held, and what it held likewise. Tensors hold what they do."""
         if not self._is_untouched():
             now = self._now()
-            before = {key: part.value if isinstance(part, Seen) else part for key, part in self._parts.items()}
+            before = {key: _value_of(part) for key, part in self._parts.items()}
             if now.keys() != before.keys() or any(now[key] is not part for key, part in before.items()):
                 _fill(self.value, before, now)
         for part in self._inner.values():
@@ -140,8 +140,12 @@ def _is_whole(value: Any, package: str) -> bool:
     return not isinstance(value, others) and not hasattr(value, "to_dict")
 
 
+def _value_of(part: Any) -> Any:
+    return part.value if isinstance(part, Seen) else part
+
+
 def _is_other(before: Any, now: Any, is_written: IsWritten) -> bool:
-    was = before.value if isinstance(before, Seen) else before
+    was = _value_of(before)
     if was is not now:
         return not (isinstance(now, _VALUES) and type(was) is type(now) and was == now)
     if isinstance(before, Seen):

@@ -17,6 +17,7 @@ from shim.errors import RefusedError
 from shim.held import Seen, copied
 from shim.kernels.attention import is_attention
 from shim.modules import Found, walk
+from shim.routing.layout import same_values
 from shim.routing.mode import ThreadedDispatchMode
 from shim.routing.operations import operation
 from shim.routing.storage import address
@@ -29,10 +30,10 @@ _KEEPERS: weakref.WeakKeyDictionary[Any, FrozenSet[str]] = weakref.WeakKeyDictio
 class Kept:
     """What modules hold in attributes, and in evaluation mode in buffers, when this is made; and what is in it.
 
-    copied: the names of those modules whose tensors are copied at once, since they write over them.
+    writers: the names of those modules whose tensors are copied at once, since they write over them.
     """
 
-    def __init__(self, modules: Iterable[Tuple[str, Any]], copied: Container[str] = ()) -> None:
+    def __init__(self, modules: Iterable[Tuple[str, Any]], writers: Container[str] = ()) -> None:
         self._seen: List[Tuple[str, Seen]] = []
         self._places: Dict[int, List[torch.Tensor]] = {}
         self._versions: Dict[int, Tuple[torch.Tensor, int]] = {}
@@ -43,7 +44,7 @@ class Kept:
             for held in (Seen(module), *buffers):
                 self._seen.append((name, held))
                 for tensor in held.tensors():
-                    self._add(tensor, name in copied)
+                    self._add(tensor, name in writers)
 
     @contextmanager
     def watched(self) -> Iterator[None]:
@@ -98,7 +99,7 @@ class Kept:
 
     def _is_written(self, tensor: torch.Tensor) -> bool:
         if id(tensor) in self._copies:
-            return not _same(tensor, self._copies[id(tensor)][1])
+            return not same_values(tensor, self._copies[id(tensor)][1])
         return id(tensor) in self._versions and tensor._version != self._versions[id(tensor)][1]
 
 
@@ -116,14 +117,6 @@ class _CopyOnWrite(ThreadedDispatchMode):
             if tensor.layout is torch.strided and not hasattr(tensor, "device_mesh"):
                 self._kept.copy(address(tensor))
         return func(*args, **kwargs)
-
-
-def _same(one: torch.Tensor, other: torch.Tensor) -> bool:
-    """Whether two tensors are the same, bit for bit but for nan, which equals nan."""
-    equal = one == other
-    if one.is_floating_point() or one.is_complex():
-        equal = equal | ((one != one) & (other != other))
-    return bool(equal.all())
 
 
 def kept_by_all(model: Any, adapters: Iterable[str]) -> Kept:
