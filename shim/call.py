@@ -27,7 +27,7 @@ from shim.routing.sampling import Generators, check_generators, drawing_from
 from shim.routing.split import run_per_sample, run_plain
 from shim.routing.together import check_together, run_together
 from shim.routing.trace import Owners
-from shim.selection import is_compiling, is_selected, select, selected_graphs
+from shim.selection import is_compiling, select, selected, selected_graphs
 from shim.training import check_training
 
 Method = Callable[..., Any]
@@ -53,7 +53,7 @@ def _with_adapter_names(original: Method, run: Run) -> Method:
     def method(model: Any, *args: Any, adapter_names: Any = None, **kwargs: Any) -> Any:
         if adapter_names is not None:
             return _uncompiled(_call)(original, run, model, args, kwargs, adapter_names)
-        if is_selected() and not _is_entry(model):  # a call inside another call's hooks is a call of its own
+        if _is_call_of_its_own(model):
             with select(None):
                 return original(model, *args, **kwargs)
         return original(model, *args, **kwargs)
@@ -89,6 +89,17 @@ def compiled_call_with_adapter_names(original: Method) -> Method:
         return _through_graph(model, lambda _, *args, **kwargs: call(compiled, *args, **kwargs), args, kwargs)
 
     return call
+
+
+def _is_call_of_its_own(model: Any) -> bool:
+    """Whether a call without names, while another call runs, is one from its hooks.
+
+    A PEFT model inside of the one that was called is a part of it, whose layers that call has asked for.
+    """
+    selection = selected()
+    if selection is None or _is_entry(model):
+        return False
+    return model is selection.model or all(module is not model for module in selection.model.modules())
 
 
 def _is_entry(model: Any) -> bool:

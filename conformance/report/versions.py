@@ -62,6 +62,7 @@ def render(found: Sequence[Environment], folder: str = "") -> str:
         "# Every version",
         "",
         "Made by `python -m conformance report … --versions-markdown PATH`. A cell: with the shim, then without it.",
+        "A run is told by its day and a digest of the sources of `shim` and `conformance`: one digest, one code.",
         "",
         *_environments(found),
         "",
@@ -104,7 +105,7 @@ def _versions(one: Environment) -> str:
 
 
 def _environments(found: Sequence[Environment]) -> List[str]:
-    heads = ["", "python", "torch", "transformers", "peft", "device", "with the shim", "without it"]
+    heads = ["", "python", "torch", "transformers", "peft", "device", "run", "with the shim", "without it"]
     lines = [row(heads), row(["---"] * len(heads))]
     for one in found:
         versions = [one.packages.get(name, "?") for name in ("torch", "transformers", "peft")]
@@ -113,8 +114,15 @@ def _environments(found: Sequence[Environment]) -> List[str]:
             escaped(headline(one.with_shim)) if one.with_shim else "not run",
             escaped(as_on_record(held)) if held else "not run",
         ]
-        lines.append(row([one.name, one.python, *versions, one.device, *results]))
+        lines.append(row([one.name, one.python, *versions, one.device, _runs(one), *results]))
     return lines
+
+
+def _runs(one: Environment) -> str:
+    """Return when, and of which code, an environment's runs were made: once where both are of one day and code."""
+    headers = [report.header for report in (one.with_shim, one.without_shim) if report]
+    said = {f"{str(header.get('started', '?'))[:10]}, `{header.get('code', '?')}`" for header in headers}
+    return "<br>".join(sorted(said))
 
 
 def _clauses(found: Sequence[Environment], folder: str) -> List[str]:

@@ -1,6 +1,7 @@
 """Two processes that talk by gloo, with a limit: a hang fails, and does not block."""
 
 import datetime
+import faulthandler
 import os
 import pickle
 import subprocess
@@ -11,6 +12,7 @@ import torch
 
 ROOT = Path(__file__).parents[3]
 LIMIT = 240  # seconds, most of them imports on a busy machine
+HUNG = 200  # after so many seconds a process says where each of its threads is, and ends
 
 
 def in_two(function, folder, *args):
@@ -43,6 +45,7 @@ def _main(module, name, rank, folder):
 
     import shim
 
+    faulthandler.dump_traceback_later(HUNG, exit=True)
     args = pickle.loads(sys.stdin.buffer.read())
     torch.set_default_dtype(torch.float64)
     shim.install()

@@ -27,7 +27,8 @@ def adapted(base, targets=TARGETS, **options):
     """Return `base` under the adapters, whose weights are random and decided by their names and places."""
     model = None
     for adapter, rank in ADAPTERS.items():
-        config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=list(targets), task_type="CAUSAL_LM", **options)
+        options = {"task_type": "CAUSAL_LM", **options}
+        config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=list(targets), **options)
         if model is None:
             model = get_peft_model(base, config, adapter_name=adapter)
         else:
