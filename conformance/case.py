@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Callable, Dict, Mapping, Optional, Sequence
+from typing import TYPE_CHECKING, Any, Callable, Dict, Mapping, Optional, Sequence, Type
 
 from conformance.compare import EXACT, FLOAT64, Evidence, Tier, compare_row
 from conformance.oracle import Oracle
@@ -102,10 +102,10 @@ def reordered(inputs: Mapping[str, Any], order: Sequence[int]) -> Dict[str, Any]
     return {name: value.index_select(0, torch.tensor(order, device=value.device)) for name, value in inputs.items()}
 
 
-def raised_by(function: Callable[[], Any]) -> Optional[BaseException]:
-    """Return what `function` raises, None where it returns."""
+def raised_by(function: Callable[[], Any], kind: Type[BaseException] = Exception) -> Optional[BaseException]:
+    """Return what `function` raises, of that kind, None where it returns: who interrupts the suite means the suite."""
     try:
         function()
-    except BaseException as error:
+    except kind as error:
         return error
     return None

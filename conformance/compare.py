@@ -28,6 +28,10 @@ class Inapplicable(Exception):
     """The check has nothing to say here: not even the rows alone can be run this way."""
 
 
+class Declined(Exception):
+    """The call is refused by name and without a trace, as the clause allows: nothing is wrong, and nothing shown."""
+
+
 @dataclass(frozen=True)
 class Evidence:
     """What a comparison showed: the worst relative error, and the least separation of adapters on a row."""
@@ -116,6 +120,9 @@ def low_precision_error(rows: Mapping[Any, Mapping[str, Any]], truth: Mapping[An
 
     Root mean square over all rows of an output, whose largest single error is a matter of chance; both by the same
     keys, one for each row.
+
+    Raises:
+        Inapplicable: no output holds floating-point numbers, which alone have a precision.
     """
     import torch
 
@@ -125,6 +132,8 @@ def low_precision_error(rows: Mapping[Any, Mapping[str, Any]], truth: Mapping[An
             want = torch.cat([tensors[path].flatten() for tensors in truth.values()])
             have = torch.cat([rows[key][path].double().flatten() for key in truth])
             errors.append(float((have - want).norm() / want.norm().clamp(min=torch.finfo(want.dtype).tiny)))
+    if not errors:
+        raise Inapplicable("no output holds floating-point numbers, so that none has a precision")
     return max(errors, key=lambda error: (error != error, error))
 
 

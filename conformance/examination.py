@@ -5,13 +5,14 @@ from __future__ import annotations
 import time
 import traceback
 import warnings
-from typing import TYPE_CHECKING, Any, List, Optional, Tuple
+from typing import TYPE_CHECKING, Any, List, Optional, Tuple, Type
 
-from conformance.case import Case
+from conformance.case import Case, raised_by
 from conformance.checks import CHECKS
-from conformance.compare import Evidence, Inapplicable, Mismatch, Vacuous
+from conformance.compare import Declined, Evidence, Inapplicable, Mismatch, Vacuous
 from conformance.oracle import NotBatchable
 from conformance.scenarios import Scenario, scenarios
+from conformance.selection import UnknownChoiceError
 from conformance.settings import Settings
 from conformance.shim_switch import refusals
 from conformance.verdict import Outcome, Verdict
@@ -32,6 +33,9 @@ class _Record:
         self.examples = 0
         self.last: Optional[Scenario] = None
         self.vacuous = ""
+        self.declined = ""
+        self.inapplicable = ""
+        self.raised = False
 
 
 def examine(model: Model, check: Check, settings: Settings = Settings()) -> Verdict:
@@ -59,6 +63,7 @@ def examine(model: Model, check: Check, settings: Settings = Settings()) -> Verd
         separation=record.evidence.separation if record.evidence.separation != float("inf") else None,
         examples=record.examples,
         seconds=time.perf_counter() - started,
+        raised=record.raised,
     )
 
 
@@ -82,23 +87,32 @@ def _run(model: Model, check: Check, settings: Settings, record: _Record) -> Tup
     except (KeyboardInterrupt, SystemExit):
         raise
     except hypothesis.errors.Unsatisfiable:
-        return Outcome.VACUOUS, record.vacuous or _NO_SCENARIO
+        return _conclusion(record)
     except Mismatch as error:
         return Outcome.FAIL, str(error)
-    except Inapplicable as error:
-        return Outcome.SKIPPED, str(error)
-    except NotBatchable as error:
+    except (NotBatchable, UnknownChoiceError) as error:  # a device, or a model that one process made and another cannot
         return Outcome.ERROR, str(error) or type(error).__name__
-    except refusals() as error:
-        return Outcome.REFUSED, str(error)
     except Exception as error:
+        record.raised = True
         return Outcome.FAIL, f"raised {type(error).__name__}: {error} [{_place(error)}]"
-    return (Outcome.PASS, "") if record.examples else (Outcome.VACUOUS, record.vacuous or _NO_SCENARIO)
+    return _conclusion(record)
+
+
+def _conclusion(record: _Record) -> Tuple[Outcome, str]:
+    """Return what scenarios come to of which none was wrong: refused where one was, else shown where one was."""
+    if record.declined:
+        return Outcome.REFUSED, record.declined
+    if record.examples:
+        return Outcome.PASS, ""
+    if record.inapplicable and not record.vacuous:
+        return Outcome.SKIPPED, record.inapplicable
+    return Outcome.VACUOUS, record.vacuous or _NO_SCENARIO
 
 
 def _draw_examples(model: Model, check: Check, settings: Settings, record: _Record) -> None:
     import hypothesis
 
+    declined: Tuple[Type[BaseException], ...] = (Declined, *refusals())
     phases: List[Any] = [hypothesis.Phase.generate]
     if settings.shrink:
         phases.append(hypothesis.Phase.shrink)
@@ -122,6 +136,13 @@ def _draw_examples(model: Model, check: Check, settings: Settings, record: _Reco
             # A comparison without power shows nothing: another scenario is drawn in its place.
             record.vacuous = str(error)
             hypothesis.reject()
+        # Neither ends the examination: what is refused of one batch may be wrong of the next.
+        except declined as error:
+            record.declined = record.declined or str(error)
+            return
+        except Inapplicable as error:
+            record.inapplicable = record.inapplicable or str(error)
+            return
         record.evidence += evidence
         record.examples += 1
 
@@ -136,7 +157,13 @@ def _run_scenario(model: Model, check: Check, scenario: Scenario, device: str) -
     from conformance.models.precision import default_dtype, without_tf32
 
     with default_dtype(torch.float64), without_tf32():
-        return check.function(Case(model, scenario, device))
+        try:
+            return check.function(Case(model, scenario, device))
+        except NotBatchable:
+            refused = raised_by(Case(model, scenario, device).mixed)
+            if isinstance(refused, refusals()):
+                raise refused from None  # as it is of no use to say of what is refused that it has no reference
+            raise
 
 
 def _place(error: BaseException) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import zlib
 from typing import TYPE_CHECKING, Any, Callable, Dict, List, Mapping, Optional
 
-from conformance.compare import Evidence, Mismatch, Vacuous
+from conformance.compare import Evidence, Inapplicable, Mismatch, Vacuous
 from conformance.outputs import Tensors, tensors_of
 from conformance.subject import owns, with_adapters
 
@@ -84,8 +84,10 @@ def expect_own_gradients(case: Case, found: Gradients, prepare: Prepare = in_tra
     Raises:
         Mismatch: a gradient differs, or is there where it should not be, zeros included.
         Vacuous: an adapter's gradient from another's row is too small to be seen.
+        Inapplicable: one adapter alone has other gradients each time it is trained.
     """
     evidence = Evidence()
+    _check_repeatable(case, prepare)
     left = dict(found)
     for adapter in case.scenario.adapters:
         rows = [row for row, name in enumerate(case.rows) if name == adapter.name]
@@ -104,6 +106,20 @@ def expect_own_gradients(case: Case, found: Gradients, prepare: Prepare = in_tra
     if extra:
         raise Mismatch(f"{extra[0]} got a gradient, but should have none: it is no adapter's [{case.model.name}]")
     return evidence
+
+
+def _check_repeatable(case: Case, prepare: Prepare) -> None:
+    """Check that training one adapter alone twice gives the same gradients; raise `Inapplicable` where it does not."""
+    name = case.rows[0]
+    adapter = next((one for one in case.scenario.adapters if one.name == name), case.scenario.adapters[0])
+    first, second = (sequential_gradients(case, adapter, [0], prepare) for _ in range(2))
+    for path, gradient in first.items():
+        same = (gradient is None) is (second[path] is None)
+        if not same or (gradient is not None and not gradient.allclose(second[path], rtol=1e-9, atol=_ROUNDING)):
+            raise Inapplicable(
+                f"one adapter trained alone twice has two gradients of {path}: the model draws by chance in training "
+                "mode, by other than a module's dropout, and then no run is another's equal"
+            )
 
 
 def _compare(found: Optional[Any], want: Optional[Any], size: float, tolerance: float, where: str) -> float:

@@ -38,7 +38,8 @@ class Verdict:
     error: the worst relative error seen; separation: the least relative distance between adapters on a row
     (the power of the comparison); both None where nothing was compared. `reproduction` is Python that can be
     pasted at a prompt. `expected` is the user's reason for an expected failure. `finding` and `route` are the
-    sweep's: its finer word for the outcome, and the way that the shim took.
+    sweep's: its finer word for the outcome, and the way that the shim took. `raised`: whether the check failed by an
+    error that a call raised, and not by an answer.
     """
 
     model: str
@@ -54,6 +55,7 @@ class Verdict:
     finding: str = ""
     route: str = ""
     expected: str = ""
+    raised: bool = False
 
     def to_record(self) -> Dict[str, Any]:
         """Return the verdict as JSON-ready data."""

@@ -9,6 +9,7 @@ from conformance.checks.check import check
 from conformance.compare import FLOAT64, Evidence, Inapplicable, Mismatch, Vacuous, relative_error
 from conformance.outputs import tensors_of
 from conformance.scenarios import Draws
+from conformance.shim_switch import refusals
 
 _FEW = Draws(adapters=(1, 2), rows=(2, 3), saved="none")
 
@@ -98,6 +99,8 @@ def no_tuner_ignores_the_names(case: Case) -> Evidence:
     case.peft_model = _with_ia3_adapters(case)
     names = (["ann", "ben"] * len(case.rows))[: len(case.rows)]
     error = raised_by(lambda: case.mixed(names))
+    if isinstance(error, refusals()):
+        raise error  # for whatever reason: the names were not ignored
     if error is not None:
         return _expect_refusal(lambda: case.mixed(names), ["ann", "IA3"])
     output = case.mixed(names)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import threading
-from typing import Any, Dict, List
+from typing import Any, Dict, List, Sequence
 
 from conformance.case import Case, raised_by
 from conformance.checks.check import check
-from conformance.compare import Evidence, Mismatch, relative_error
-from conformance.footprint import expect_unchanged, footprint
+from conformance.compare import Evidence, Inapplicable, Mismatch, relative_error
+from conformance.footprint import Moving, expect_moved_once, expect_unchanged, footprint, moved_by
 from conformance.outputs import tensors_of
 from conformance.scenarios import Draws
 from conformance.shim_switch import refusals, reinstalling_faults
@@ -22,19 +23,20 @@ class _Planted(Exception):
 
 @check("S1", draws=_FEW, applies=lambda model: True)
 def failure_leaves_no_trace(case: Case) -> Evidence:
-    """Does a call that raises in a layer, by an error or an interrupt, leave the model as it was?"""
-    layers = _adapted_layers(case.peft_model)
-    before_output = tensors_of(case.plain())
-    case_can_run = raised_by(case.mixed) is None
+    """Does a call that raises in a layer, by an error or an interrupt, leave the model as it was, and come out?"""
+    layers, before_output = _layers_that_run(case), tensors_of(case.plain())
+    moving = moved_by(case.peft_model, case.plain)
+    unserved = raised_by(case.mixed)
     for planted in (_Planted, KeyboardInterrupt):
         for layer in (layers[0], layers[-1]):
-            for last in (False, True) if case_can_run else (False,):
-                before = footprint(case.peft_model)
-                error = _raised_with_failing_layer(case, layer, planted, last)
-                if error is None:
-                    raise Mismatch(f"the call was answered though {type(layer).__name__} raised in it")
-                expect_unchanged(before, footprint(case.peft_model), f"a call in which {planted.__name__} was raised")
-    _expect_same(before_output, tensors_of(case.plain()), "a plain call after a failed one")
+            for fatal in (1,) if unserved else (1, _calls_in(case, layer)):
+                error = _expect_no_trace_of(planted, case, layer, fatal, moving)
+                if not unserved and not isinstance(error, planted):
+                    raise Mismatch(f"{planted.__name__} was raised in a layer, but {error!r} came out of the call")
+    if unserved:
+        raise unserved  # of a call that fails anyway no failure in its midst is shown
+    if not moving:
+        _expect_same(before_output, tensors_of(case.plain()), "a plain call after a failed one")
     return Evidence()
 
 
@@ -42,27 +44,36 @@ def failure_leaves_no_trace(case: Case) -> Evidence:
 def a_refused_call_leaves_no_trace(case: Case) -> Evidence:
     """Does a call with a wrong number of names, or an unknown name, leave the model as it was?"""
     before_output = tensors_of(case.plain())
+    moving = moved_by(case.peft_model, case.plain)
     for names in ([*case.rows, case.rows[0]], ["nobody", *case.rows[1:]]):
         before = footprint(case.peft_model)
-        raised_by(lambda names=names: case.mixed(names))  # type: ignore[misc]
-        expect_unchanged(before, footprint(case.peft_model), f"a call with adapter_names={names}")
-    _expect_same(before_output, tensors_of(case.plain()), "a plain call after a refused one")
+        error = raised_by(lambda names=names: case.mixed(names))  # type: ignore[misc]
+        expect_unchanged(before, footprint(case.peft_model), f"a call with adapter_names={names}", moving)
+        if error is None:
+            raise Mismatch(f"a call with adapter_names={names} was answered, but should be refused")
+    if not moving:
+        _expect_same(before_output, tensors_of(case.plain()), "a plain call after a refused one")
     return Evidence()
 
 
 @check("S2", draws=_FEW)
 def success_leaves_no_trace(case: Case) -> Evidence:
-    """Does a mixed call leave the model, the caller's names and the inputs as they were?"""
+    """Does a mixed call leave the model, the names and the inputs as they were, and what a plain call moves, once?"""
     before_output = tensors_of(case.plain())
     names = list(case.rows)
     inputs = {name: value.clone() for name, value in case.inputs.items()}
-    before = footprint(case.peft_model)
+    moving = moved_by(case.peft_model, case.plain)
+    before, steps = footprint(case.peft_model), _plain_steps(case) if moving else ()
     case.mixed(names)
-    expect_unchanged(before, footprint(case.peft_model), "a mixed call")
+    after = footprint(case.peft_model)
+    expect_unchanged(before, after, "a mixed call", moving)
+    if steps:
+        expect_moved_once(steps[0], steps[1], after, "a mixed call")
     if names != list(case.rows):
         raise Mismatch(f"the caller's list of names is {names} after the call, but should be {list(case.rows)}")
     _expect_same(inputs, case.inputs, "the inputs of a mixed call")
-    _expect_same(before_output, tensors_of(case.plain()), "a plain call after a mixed one")
+    if not moving:
+        _expect_same(before_output, tensors_of(case.plain()), "a plain call after a mixed one")
     return Evidence()
 
 
@@ -117,15 +128,60 @@ def reinstalling_changes_nothing(case: Case) -> Evidence:
     return Evidence()
 
 
-def _adapted_layers(model: Any) -> List[Any]:
+def _layers_that_run(case: Case) -> List[Any]:
+    """Return the adapted layers whose base layer a plain call runs, in their order.
+
+    Raises:
+        Inapplicable: it runs none.
+    """
     from peft.tuners.tuners_utils import BaseTunerLayer
 
-    return [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
+    ran: List[Any] = []
+    layers = [module for module in case.peft_model.modules() if isinstance(module, BaseTunerLayer)]
+    handles = [
+        layer.get_base_layer().register_forward_pre_hook(lambda *_, layer=layer: ran.append(layer)) for layer in layers
+    ]
+    try:
+        case.plain()
+    finally:
+        for handle in handles:
+            handle.remove()
+    if not ran:
+        raise Inapplicable("the model runs none of its adapted layers")
+    return ran
 
 
-def _raised_with_failing_layer(case: Case, layer: Any, planted: Any, last: bool) -> Any:
-    """Run the mixed call with a base layer that raises at its first call, or at its last."""
-    base = layer.get_base_layer()
+def _plain_steps(case: Case) -> Sequence[Dict[str, Any]]:
+    """Return the footprints of a copy of the model after one plain call, and after two."""
+    model, twin = case.peft_model, copy.deepcopy(case.peft_model)
+    steps = []
+    case.peft_model = twin
+    try:
+        for _ in range(2):
+            case.plain()
+            steps.append(footprint(twin))
+    finally:
+        case.peft_model = model
+    return steps
+
+
+def _calls_in(case: Case, layer: Any) -> int:
+    """Return how many times a mixed call runs the base layer of `layer`."""
+    calls: List[int] = []
+    handle = layer.get_base_layer().register_forward_pre_hook(lambda *_: calls.append(1))
+    try:
+        case.mixed()
+    finally:
+        handle.remove()
+    return len(calls)
+
+
+def _expect_no_trace_of(planted: Any, case: Case, layer: Any, fatal: int, moving: Moving) -> BaseException:
+    """Run the mixed call with a base layer that raises `planted` at its call number `fatal`; return what comes out.
+
+    Raises:
+        Mismatch: the call was answered, or left a trace.
+    """
     calls: List[int] = []
 
     def fail(module: Any, args: Any) -> None:
@@ -133,16 +189,16 @@ def _raised_with_failing_layer(case: Case, layer: Any, planted: Any, last: bool)
         if len(calls) == fatal:
             raise planted
 
-    fatal = 0 if last else 1
-    handle = base.register_forward_pre_hook(fail)
+    before = footprint(case.peft_model)
+    handle = layer.get_base_layer().register_forward_pre_hook(fail)
     try:
-        if last:
-            case.mixed()
-            fatal = len(calls)
-            calls.clear()
-        return raised_by(case.mixed)
+        error = raised_by(case.mixed, BaseException)
     finally:
         handle.remove()
+    expect_unchanged(before, footprint(case.peft_model), f"a call in which {planted.__name__} was raised", moving)
+    if error is None:
+        raise Mismatch(f"the call was answered though {type(layer).__name__} raised in it")
+    return error
 
 
 def _expect_same(before: Dict[str, Any], after: Dict[str, Any], what: str) -> None:

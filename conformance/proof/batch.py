@@ -86,7 +86,7 @@ def tallied(batch: Batch, run_one: Callable[[Fault, Settings, bool], Verdict] = 
             if verdict.outcome is wanted:
                 right += 1
                 said = said or verdict.detail[:300]
-                raised += verdict.detail.startswith("raised ")
+                raised += verdict.raised
             else:
                 wrong.append((seed, f"{verdict.outcome.value}: {verdict.detail}"[:300]))
     name, model, check, route = _key(fault, batch.planted)

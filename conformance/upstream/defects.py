@@ -37,12 +37,12 @@ DEFECTS: Tuple[Defect, ...] = (
         {"peft": "<0.10"},
         (
             Sighting(
-                (*reach.MIXED, reach.TUNERS, *reach.TRAINING),
+                (*reach.MIXED, reach.TUNERS, *reach.TRAINING, reach.FAILING),
                 reach.is_strict,
                 r"unexpected keyword argument 'adapter_names'",
             ),
             Sighting(
-                tuple({*reach.MIXED, reach.TUNERS} - {"success_leaves_no_trace"}),
+                tuple({*reach.MIXED, reach.TUNERS, reach.REFUSED} - {"success_leaves_no_trace"}),
                 reach.takes_anything,
                 rf"{_WRONG}|but should be a",
             ),
@@ -70,7 +70,9 @@ DEFECTS: Tuple[Defect, ...] = (
         {"torch": "<2.0", "peft": ">=0.10"},
         (
             Sighting(
-                tuple({*reach.MIXED, *reach.TOKENS, reach.TRAINED_TOKENS} - {*reach.UNKNOWN}), reach.every, _NO_KWARGS
+                tuple({*reach.MIXED, *reach.TOKENS, reach.TRAINED_TOKENS, reach.FAILING} - {*reach.UNKNOWN}),
+                reach.every,
+                _NO_KWARGS,
             ),
             # It answers a call before deleting.
             Sighting(("a_deleted_name_is_refused",), reach.has_rows, _NO_KWARGS),
@@ -91,7 +93,7 @@ DEFECTS: Tuple[Defect, ...] = (
         (
             Sighting((*reach.ROWS, reach.ACTIVE), reach.folds, rf"{_LENGTH}|{_WRONG}"),
             # Its wrong number may be named, too.
-            Sighting(reach.REFUSALS, reach.folds, rf"{_LENGTH}|{_WRONG}", certain=False),
+            Sighting((*reach.REFUSALS, reach.REFUSED), reach.folds, rf"{_LENGTH}|{_WRONG}", certain=False),
             Sighting(("a_deleted_name_is_refused",), reach.folds, rf"{_LENGTH}|{_WRONG}"),
             Sighting(reach.SAVED, reach.folds, rf"{_LENGTH}|{_WRONG}|Mixed batching is only supported|KeyError"),
             Sighting((reach.THREADS,), reach.folds, r""),
@@ -197,7 +199,7 @@ DEFECTS: Tuple[Defect, ...] = (
         _HOOKS,
         (
             Sighting(
-                ("failure_leaves_no_trace", "a_refused_call_leaves_no_trace", *reach.AHEAD),
+                (reach.FAILING, reach.REFUSED, *reach.AHEAD),
                 reach.every,
                 r"left a trace",
             ),

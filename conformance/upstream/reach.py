@@ -54,6 +54,8 @@ TOKENS = (
 )
 ACTIVE = "the_names_are_used_whatever_is_active"
 TUNERS = "no_tuner_ignores_the_names"
+FAILING = "failure_leaves_no_trace"
+REFUSED = "a_refused_call_leaves_no_trace"
 THREADS = "threads_do_not_affect_each_other"
 COMPILED = "a_generate_that_compiles_itself_gives_the_rows_own_tokens"
 COMPILED_MODEL = "a_compiled_model_gives_each_row_its_own_run_by_one_graph"

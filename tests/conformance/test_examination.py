@@ -4,7 +4,7 @@ import pytest
 
 import shim
 from conformance.checks.check import Check, has_rows
-from conformance.compare import Evidence, Inapplicable, Mismatch, Vacuous
+from conformance.compare import Declined, Evidence, Inapplicable, Mismatch, Vacuous
 from conformance.examination import examine
 from conformance.models import MODELS
 from conformance.oracle import NotBatchable
@@ -39,6 +39,7 @@ def test_evidence_from_every_example_passes():
         (Vacuous("too alike"), Outcome.VACUOUS, "too alike"),
         (NotBatchable("rows depend"), Outcome.ERROR, "rows depend"),
         (Inapplicable("no bfloat16"), Outcome.SKIPPED, "no bfloat16"),
+        (Declined("not for several rows"), Outcome.REFUSED, "not for several rows"),
         (shim.RefusedError("layer x"), Outcome.REFUSED, "layer x"),
         (ValueError("upstream's own"), Outcome.FAIL, "raised ValueError: upstream's own"),
         (shim.UnknownAdapterError("nobody"), Outcome.FAIL, "nobody"),
@@ -48,7 +49,52 @@ def test_an_error_becomes_its_verdict(error, outcome, word):
     found = verdict(raising(error))
     assert found.outcome is outcome
     assert word in found.detail
+    assert found.raised is found.detail.startswith("raised ")
     assert bool(found.reproduction) is (outcome in (Outcome.FAIL, Outcome.ERROR, Outcome.VACUOUS))
+
+
+def in_turns(*ends):
+    """Return a check that ends so on one scenario after the other."""
+    left = list(ends)
+
+    def function(case):
+        end = left.pop(0) if len(left) > 1 else left[0]
+        if isinstance(end, BaseException):
+            raise end
+        return end
+
+    return function
+
+
+@pytest.mark.parametrize(
+    ("ends", "outcome"),
+    [
+        ((shim.RefusedError("two rows"), Mismatch("three are wrong")), Outcome.FAIL),
+        ((shim.RefusedError("two rows"), Evidence(0.0, 0.5)), Outcome.REFUSED),
+        ((Evidence(0.0, 0.5), shim.RefusedError("three rows")), Outcome.REFUSED),
+        ((Inapplicable("an embedding"), Mismatch("a linear layer is wrong")), Outcome.FAIL),
+        ((Inapplicable("an embedding"), Evidence(0.0, 0.5)), Outcome.PASS),
+        ((Inapplicable("an embedding"), Vacuous("too alike")), Outcome.VACUOUS),
+    ],
+)
+def test_neither_a_refusal_nor_what_does_not_apply_hides_what_comes_after(ends, outcome):
+    assert verdict(in_turns(*ends), examples=3).outcome is outcome
+
+
+def test_a_mismatch_that_reads_like_an_error_is_none():
+    found = verdict(raising(Mismatch("raised None, but should raise an error")))
+    assert (found.outcome, found.raised) == (Outcome.FAIL, False)
+
+
+def test_what_is_refused_is_not_called_unbatchable(monkeypatch):
+    """No reference is to be had of it, and none is needed."""
+
+    def refuse(case):
+        raise shim.RefusedError("output 'sim' mixes samples")
+
+    monkeypatch.setattr("conformance.case.Case.mixed", refuse)
+    found = verdict(raising(NotBatchable("rows depend")))
+    assert (found.outcome, found.detail) == (Outcome.REFUSED, "output 'sim' mixes samples")
 
 
 def test_a_check_without_power_on_every_scenario_never_passes():

@@ -1,10 +1,13 @@
+import random
+
+import numpy
 import peft
 import pytest
 import torch
 from torch import nn
 
 from conformance.compare import Mismatch
-from conformance.footprint import differences, expect_unchanged, footprint
+from conformance.footprint import differences, expect_moved_once, expect_unchanged, footprint, moved_by
 
 
 @pytest.fixture
@@ -12,6 +15,7 @@ def model():
     config = peft.LoraConfig(r=1, target_modules=["0"])
     wrapped = peft.get_peft_model(nn.Sequential(nn.Linear(2, 2), nn.Dropout()), config, adapter_name="ann")
     wrapped.add_adapter("ben", config)
+    wrapped.base_model.model[1].kept, wrapped.base_model.model[1].states = [1], {"last": torch.zeros(2)}
     return wrapped.eval()
 
 
@@ -32,6 +36,11 @@ TRACES = {
     "requires_grad": lambda model: layer(model).base_layer.weight.requires_grad_(True),
     "an attribute": lambda model: setattr(layer(model), "left_behind", 1),
     "the random generator": lambda model: torch.rand(1),
+    "Python's generator": lambda model: random.random(),
+    "numpy's generator": lambda model: numpy.random.rand(),
+    "a number": lambda model: layer(model).scaling.update(ann=3.0),
+    "a list": lambda model: model.base_model.model[1].kept.append(2),
+    "a tensor in a dict": lambda model: model.base_model.model[1].states["last"].add_(1.0),
     "another module": lambda model: layer(model).add_module("more", nn.Identity()),
 }
 
@@ -50,3 +59,39 @@ def test_every_kind_of_trace_is_seen(model, trace):
     TRACES[trace](model)
     with pytest.raises(Mismatch, match="the call left a trace, but should leave none: "):
         expect_unchanged(before, footprint(model), "the call")
+
+
+class Counting(nn.Module):
+    """Counts its calls, in a buffer and in a list."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("steps", torch.zeros((), dtype=torch.long))
+        self.seen = []
+
+    def forward(self, x):
+        self.steps += 1
+        self.seen.append(len(x))
+        return x
+
+
+def test_what_a_plain_call_moves_is_no_trace_of_another():
+    model = Counting()
+    moving = moved_by(model, lambda: model(torch.ones(1)))
+    assert moving == {"steps: value", "the model: seen"}
+    before = footprint(model)
+    model(torch.ones(1))
+    expect_unchanged(before, footprint(model), "the call", moving)
+    model.left_behind = 1
+    with pytest.raises(Mismatch, match="left_behind"):
+        expect_unchanged(before, footprint(model), "the call", moving)
+
+
+def test_what_was_moved_twice_is_seen():
+    steps, model = [], Counting()
+    for _ in range(2):
+        model(torch.ones(1))
+        steps.append(footprint(model))
+    expect_moved_once(*steps, steps[0], "the call")
+    with pytest.raises(Mismatch, match=r"the call moved steps: value on to 2, but should once, not twice"):
+        expect_moved_once(*steps, steps[1], "the call")

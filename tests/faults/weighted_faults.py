@@ -9,9 +9,9 @@ def combined_by(patch, method, change):
     """Let `method` of PEFT combine with the weights that `change(weights, adapters, target)` makes."""
     original = getattr(LoraModel, method)
 
-    def combine(self, way, adapters, weights, *args):
-        target = next(one for one in args if hasattr(one, "scaling"))
-        return original(self, way, adapters, change(weights, adapters, target), *args)
+    def combine(self, way, adapters, weights, *args, **kwargs):
+        target = next(one for one in (*args, *kwargs.values()) if hasattr(one, "scaling"))
+        return original(self, way, adapters, change(weights, adapters, target), *args, **kwargs)
 
     patch.setattr(LoraModel, method, combine)
 
