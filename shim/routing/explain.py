@@ -87,7 +87,11 @@ def explain(
             "explain and plan run the model, whose weights are sharded by fully_shard: this rank would wait for the "
             "others. Ask before the model is sharded; a call makes its plan by itself, on all ranks together"
         )
-    function = forward_of(model)
+    return _explained(forward_of(model), batch, given, known)
+
+
+def _explained(function: Any, batch: MixedBatch, given: Inputs, known: Owners) -> Explanation:
+    """Return the route of a batch of several names, which has passed the checks of a call."""
     try:
         check_known(given)
         check_methods(batch)

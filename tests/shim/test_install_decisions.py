@@ -3,6 +3,8 @@
 import dataclasses
 import importlib
 import importlib.metadata
+import warnings
+from types import SimpleNamespace
 
 import pytest
 
@@ -120,3 +122,11 @@ def test_uninstalling_refuses_over_somebody_elses_patch_and_stays_installed(only
         Target.value = "ours"
     shim.uninstall()
     assert Target.value == "upstream"
+
+
+def test_a_probe_says_nothing(monkeypatch):
+    """Upstream warns of what the toys of a probe are made to do, and the user has done none of it."""
+    patch = SimpleNamespace(name="warns", distribution="peft", expected=False, is_broken=lambda: warnings.warn("toys"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert install_module._decide(patch) == (None, "upstream is right here")
