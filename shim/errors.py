@@ -41,9 +41,12 @@ class Unroutable(ShimError):
 
     Users meet it as the reason in a `RefusedError` or an explanation, never by itself.
     by_value: whether Python read integers of the inputs, so that it may hold for these values of theirs alone.
+    hangs_on_values: whether samples may have met in the forward, so that whether one changes another's rows hangs on
+    the values of each call; not where the reason is one of the adapters' alone.
     """
 
     by_value = False
+    hangs_on_values = True
 
     def keep_by(self, keep: Callable[[], None]) -> None:
         """Let `keep` remember the reason, so that later calls like this one are not tried again."""

@@ -17,7 +17,7 @@ from shim.routing.plans import store_of
 from shim.selection import BASE
 from shim.versions import installed
 
-FORMAT = 2
+FORMAT = 3
 
 
 def plan_ahead(

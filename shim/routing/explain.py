@@ -16,7 +16,7 @@ from shim.prompts import method_of_model
 from shim.ranks import ranks_of
 from shim.routing.inputs import Inputs, check_known, check_owners, check_sample_count
 from shim.routing.layers import RowGroups
-from shim.routing.one_pass import check_methods, check_shared_layers, decided_by_data, prefers_live
+from shim.routing.one_pass import NeedsLive, check_methods, check_shared_layers, decided_by_data, prefers_live
 from shim.routing.owners import BY_ADAPTERS
 from shim.routing.plan import Plan, PlannedCall
 from shim.routing.plans import plan_for
@@ -99,16 +99,18 @@ def _explained(function: Any, batch: MixedBatch, given: Inputs, known: Owners) -
     except RefusedError as refused:
         return Explanation("refuse", str(refused))
     except Unroutable as reason:
-        return _fallback(function, batch, given, known, str(reason), ())
+        return _fallback(function, batch, given, known, reason, ())
     layers = tuple(_layers(plan))
     try:
         check_shared_layers(plan, batch, RowGroups(batch))
     except Unroutable as reason:
-        return _fallback(function, batch, given, known, str(reason), layers)
+        return _fallback(function, batch, given, known, reason, layers)
     if plan.by_data != BY_ADAPTERS:
         return Explanation("one pass", _TRACED_ANEW if plan.by_data else "", layers)
     if not prefers_live(batch):
-        why = f"data decides the rows of {decided_by_data(plan)}, and a split costs less than tracing while running"
+        why = NeedsLive(
+            f"data decides the rows of {decided_by_data(plan)}, and a split costs less than tracing while running"
+        )
         split = _fallback(function, batch, given, known, why, layers)
         if split.route == "split":
             return split
@@ -124,13 +126,14 @@ def forward_of(model: Any) -> Any:
 
 
 def _fallback(
-    function: Any, batch: MixedBatch, inputs: Inputs, owners: Owners, reason: str, layers: Tuple[LayerRoute, ...]
+    function: Any, batch: MixedBatch, inputs: Inputs, owners: Owners, why: Unroutable, layers: Tuple[LayerRoute, ...]
 ) -> Explanation:
+    reason = str(why)
     if policy.chosen().fallback == policy.REFUSE:
         return Explanation("refuse", reason, layers)
     try:
         rehearsed = functools.partial(forward_and_caches, function, batch, rehearsing=True)
-        layout_for(rehearsed, batch, inputs, owners, "forward")
+        layout_for(rehearsed, batch, inputs, owners, "forward", proven_anew=why.hangs_on_values)
     except RefusedError as refused:
         return Explanation("refuse", f"{refused} [in one pass: {reason}]", layers)
     return Explanation("split", reason, layers)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
-from typing import Any, Callable, Dict, Hashable, Optional
+from typing import Any, Callable, Dict, Hashable, Optional, Tuple
 
 import torch
 
@@ -18,6 +18,7 @@ from shim.routing.layers import RowGroups
 from shim.routing.one_pass import check_methods, check_shared_layers
 from shim.routing.owners import BY_ADAPTERS
 from shim.routing.plans import plan_for, signature_of, store_of
+from shim.routing.processors import check_followed
 from shim.routing.replay import PlanChanged, Replay
 from shim.routing.trace import Owners
 from shim.selection import BASE, select
@@ -44,7 +45,7 @@ def run_one_pass_generate(function: Callable[..., Any], batch: MixedBatch, input
             raise Unroutable(f"{name} is given, and what it does to the rows cannot be followed")
     if goes_row_by_row(batch, inputs):
         raise Unroutable("guesses ahead are made for one row a call, and a quantised cache may scale a row by others")
-    _check_processors(inputs.values.get("logits_processor") or ())
+    check_followed(inputs)
     units = _units(function, batch, inputs, owners)
     route = GenerateRoute(units, batch)
     try:
@@ -53,18 +54,6 @@ def run_one_pass_generate(function: Callable[..., Any], batch: MixedBatch, input
                 return inputs.call(function)
     except PlanChanged as changed:
         raise Unroutable(f"a model call inside generate takes another path under the adapters: {changed}") from changed
-
-
-def _check_processors(processors: Any) -> None:
-    """Check that each processor only changes scores: those of transformers do, but for the one that calls the model.
-
-    Raises:
-        Unroutable: one may do more.
-    """
-    for processor in processors:
-        cls = type(processor)
-        if not cls.__module__.startswith("transformers.") or "UnbatchedClassifierFree" in cls.__name__:
-            raise Unroutable(f"a logits processor of class {cls.__name__} is given, which may call models itself")
 
 
 class GenerateRoute(UnitRoute):
@@ -112,16 +101,17 @@ def _units(function: Callable[..., Any], batch: MixedBatch, inputs: Inputs, owne
         raise Unroutable(known)
     if known is None:
         try:
-            known = _followed(function, batch, inputs, owners)
+            known, lasting = _followed(function, batch, inputs, owners)
         except Unroutable as reason:
             reason.keep_by(partial(store.keep, signature, str(reason)))
             raise
-        store.keep(signature, known)
+        if lasting:
+            store.keep(signature, known)
     units: Units = known
     return units
 
 
-def _followed(function: Callable[..., Any], batch: MixedBatch, inputs: Inputs, owners: Owners) -> Units:
+def _followed(function: Callable[..., Any], batch: MixedBatch, inputs: Inputs, owners: Owners) -> Tuple[Units, bool]:
     values = {name: value for name, value in inputs.values.items() if name not in _NO_SAY}
     short = Inputs({**values, "max_new_tokens": STEPS, "min_new_tokens": STEPS}, inputs.positional)
     try:

@@ -19,9 +19,10 @@ from shim.modules import base_model_of
 from shim.no_trace import nothing_changed
 from shim.routing.inputs import Inputs, cloned, main_input_names, parameter_names, root_name
 from shim.routing.layers import tensors_of
-from shim.routing.owners import CONSTANT, MIXED
+from shim.routing.owners import BY_INPUTS, CONSTANT, MIXED
 from shim.routing.plan import Plan
 from shim.routing.plans import plan_for
+from shim.routing.reads import Reads
 from shim.routing.rows import RowRule
 from shim.routing.trace import Owners, seed
 from shim.routing.tracer import Tracer
@@ -94,6 +95,7 @@ class RowFollower(UnitRoute):
         self._pause = ExitStack()
         self._pause.enter_context(self._tracer.paused())
         found = self._rows_of(unit)
+        _check_all_in_order(unit, found.rows, len(self._batch.names))
         known = self.units.setdefault(unit.key, found)
         if known != found:
             raise Unroutable(f"the rows of {unit.name or 'the model'} change their samples while it generates")
@@ -130,6 +132,8 @@ class RowFollower(UnitRoute):
             found = self._line(path, tensor)
             if found is None:
                 continue
+            if self._tracer.store.by_data(tensor) == BY_INPUTS:
+                raise Unroutable(f"values of the inputs decide which rows generate gives to {path!r}")
             if tensor.shape[0] != unit.count:
                 owners[path] = RowRule(0, found)
             elif rows is not None and rows != found:
@@ -155,8 +159,29 @@ class RowFollower(UnitRoute):
         return tuple(value - 1 for value in values)
 
 
-def follow_rows(function: Callable[..., Any], batch: MixedBatch, inputs: Inputs, owners: Owners) -> Units:
+def _check_all_in_order(unit: Unit, rows: Tuple[int, ...], samples: int) -> None:
+    """Check that a model call has every sample's rows in order, beam by beam, once or several times over.
+
+    A generate that drops samples or sorts them (Whisper's of long audio) does so by values, which a later call does
+    not share, nor this one under the adapters.
+
+    Raises:
+        Unroutable: it has others.
+    """
+    for beams in range(1, len(rows) // samples + 1):
+        once = tuple(sample for sample in range(samples) for _ in range(beams))
+        if len(rows) % len(once) == 0 and rows == once * (len(rows) // len(once)):
+            return
+    shown = f"{list(rows[:8])}{', …' if len(rows) > 8 else ''}"
+    raise Unroutable(
+        f"generate calls {unit.name or 'the model'} with rows of samples {shown}, not of all in their order"
+    )
+
+
+def follow_rows(function: Callable[..., Any], batch: MixedBatch, inputs: Inputs, owners: Owners) -> Tuple[Units, bool]:
     """Generate a few tokens with the base model and return the rows of every model call that was made.
+
+    Beside them whether they are those of any call of the same settings: not where Python read values of the inputs.
 
     Raises:
         Unroutable: some row's sample cannot be told.
@@ -171,7 +196,7 @@ def follow_rows(function: Callable[..., Any], batch: MixedBatch, inputs: Inputs,
             copies.call(function)
     if not route.units:
         raise Unroutable("generate made no call of the model that could be followed")
-    return route.units
+    return route.units, tracer.reads < Reads.VALUES
 
 
 @contextmanager

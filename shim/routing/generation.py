@@ -22,6 +22,7 @@ from shim.routing.assemble import LayoutChanged, assemble, in_row_order
 from shim.routing.inputs import PER_SAMPLE, SHARED, Inputs, check_known, quantises, root_name, sample_rules, take
 from shim.routing.layout import CONSTANT, ROWS, Rule
 from shim.routing.other_threads import carried_to_threads
+from shim.routing.processors import check_divides
 from shim.routing.rehearsal import layout_for
 from shim.routing.rows import RowRule
 from shim.routing.sampling import generating
@@ -54,6 +55,7 @@ def run_split_generate(function: Callable[..., Any], batch: MixedBatch, inputs: 
         RefusedError: the inputs do not divide by sample, or an output cannot be put together.
     """
     check_known(inputs)
+    check_divides(inputs)
     if goes_row_by_row(batch, inputs):
         batch = by_row(batch)
     rules = _sample_rules(function, batch, inputs, owners)

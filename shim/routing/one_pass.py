@@ -29,6 +29,14 @@ MOST_TO_SPLIT = 16
 class NeedsLive(Unroutable):
     """One pass is possible, but must be traced while it runs, since the adapters' own outputs decide some rows."""
 
+    hangs_on_values = False
+
+
+class NotByLayers(Unroutable):
+    """An adapter is of a method that no layer can choose row by row."""
+
+    hangs_on_values = False
+
 
 def prefers_live(batch: MixedBatch) -> bool:
     """Whether a batch whose rows data decides is better run live than split."""
@@ -79,25 +87,25 @@ def _run_planned(function: Callable[..., Any], inputs: Inputs, plan: Plan, group
 
 
 def decided_by_data(plan: Plan) -> str:
-    """Return the name of the first layer whose rows the adapters' own outputs decide."""
-    return next(call.layer for call in plan.calls if call.by_data == BY_ADAPTERS)
+    """Return the name of the first layer whose rows the adapters' own outputs decide, or else the output."""
+    return next((call.layer for call in plan.calls if call.by_data == BY_ADAPTERS), "the output")
 
 
 def check_methods(batch: MixedBatch) -> None:
     """Check that the adapters of the batch are chosen in layers that treat each row by itself.
 
     Raises:
-        Unroutable: one is of a method that does otherwise.
+        NotByLayers: one is of a method that does otherwise.
     """
     for group in batch.groups:
         if group.adapter != BASE:
             config = batch.model.peft_config[group.adapter]
             if is_chosen_at_the_model(config):
-                raise Unroutable(
+                raise NotByLayers(
                     f"adapter {group.adapter!r} ({method_of(config)}) is chosen at the model, not in a layer"
                 )
             if not is_row_wise(config):
-                raise Unroutable(f"the layers of adapter {group.adapter!r} do not treat each row by itself")
+                raise NotByLayers(f"the layers of adapter {group.adapter!r} do not treat each row by itself")
 
 
 def check_shared_layers(plan: Plan, batch: MixedBatch, groups: RowGroups) -> None:

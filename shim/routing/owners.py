@@ -38,6 +38,7 @@ class Lattice:
 
     tainted: whether the values at hand depend on an adapted layer. Values that do not are the same under every
     adapter, so a clash between them loses a hint and harms nothing; between tainted ones it is MIXED.
+    compared: whether values at hand that no adapter changes were made of one sample's and another's, place by place.
     by_data: whether an id at hand came through a data-dependent index: 0 (no), else who decides, `BY_INPUTS` or
     `BY_ADAPTERS`. Set to True it takes `decider`, which of them an index at hand would be.
     """
@@ -45,6 +46,7 @@ class Lattice:
     def __init__(self, samples: int) -> None:
         self.samples = samples
         self.tainted = False
+        self.compared = False
         self.decider = BY_ADAPTERS
         self._by_data = 0
         self._last = samples
@@ -173,6 +175,8 @@ class Lattice:
     def _join(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
         if torch.equal(a, b):
             return a
+        if not self.tainted and not self.compared:
+            self.compared = bool(((a != b) & (a > CONSTANT) & (b > CONSTANT)).any())
         if not self.has_variables:
             clash = torch.full_like(a, MIXED if self.tainted else CONSTANT)
         elif self.tainted:

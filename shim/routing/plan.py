@@ -47,13 +47,14 @@ class Plan:
 
     lengths: the shapes of the inputs that it was traced with. reads: what Python read of the inputs. numbers: the
     paths of single numbers among the outputs and the state that no sample has a part in, as the length of a static
-    cache.
+    cache. placed: who decides which rows of the outputs a sample's values stand in, 0 where structure does.
     """
 
     calls: Tuple[PlannedCall, ...]
     lengths: Tuple[Tuple[str, Tuple[int, ...]], ...]
     reads: Reads = Reads.NOTHING
     numbers: FrozenSet[str] = frozenset()
+    placed: int = 0
 
     def __post_init__(self) -> None:
         # Equal rules are one object, so that a call gathers the rows of each once.
@@ -71,9 +72,9 @@ class Plan:
 
     @cached_property
     def by_data(self) -> int:
-        """Who decides the rows of some call: 0 where structure decides all."""
+        """Who decides the rows of some call, or of an output: 0 where structure decides all."""
         by_python = BY_INPUTS if self.reads == Reads.WORKED_OUT else 0
-        return max([by_python, *(call.by_data for call in self.calls)])
+        return max([by_python, self.placed, *(call.by_data for call in self.calls)])
 
     @cached_property
     def is_lasting(self) -> bool:
@@ -134,7 +135,7 @@ def to_json(plan: Plan) -> Any:
         for c in plan.calls
     ]
     numbers = sorted(plan.numbers)
-    return {"calls": calls, "lengths": plan.lengths, "reads": plan.reads, "numbers": numbers}
+    return {"calls": calls, "lengths": plan.lengths, "reads": plan.reads, "numbers": numbers, "placed": plan.placed}
 
 
 def from_json(data: Any) -> Plan:
@@ -153,7 +154,7 @@ def from_json(data: Any) -> Plan:
         for layer, kind, shape, rules, shared, by_data, per_input, lifted in data["calls"]
     )
     lengths = tuple((path, tuple(shape)) for path, shape in data["lengths"])
-    return Plan(calls, lengths, Reads(data["reads"]), frozenset(data["numbers"]))
+    return Plan(calls, lengths, Reads(data["reads"]), frozenset(data["numbers"]), data["placed"])
 
 
 def _general_call(a: PlannedCall, b: PlannedCall, first: Lengths, second: Lengths) -> Optional[PlannedCall]:

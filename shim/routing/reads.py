@@ -19,6 +19,10 @@ _SIZED_BY_FIRST = frozenset(
 )
 
 
+# Whose second output says where in a row the first one was.
+_WITH_PLACES = frozenset("max min median nanmedian mode kthvalue".split())
+
+
 class Reads(IntEnum):
     """The more Python read, the fewer calls are alike.
 
@@ -34,11 +38,15 @@ class Reads(IntEnum):
     WORKED_OUT = 3
 
 
-def read_of(tensor: torch.Tensor, how: str, ids: Ids, samples: int, is_given: bool) -> Reads:
+def read_of(tensor: torch.Tensor, how: str, ids: Ids, samples: int, is_given: bool, compared: bool = False) -> Reads:
     """Return what Python learns where it reads `tensor`, whose elements belong to `ids`, by the method `how`.
 
-    is_given: whether the tensor is an input, or a part of one.
+    is_given: whether the tensor is an input, or a part of one. compared: whether it says which of some samples is the
+    greater, or the greatest, by which Python may put them in order.
     """
+    of_one = how in VERDICTS and _is_of_one_sample(ids)  # held against another's, as it may be
+    if samples > 1 and (compared or of_one):
+        return Reads.WORKED_OUT
     if how in VERDICTS or samples == 1 or _is_one_number_of_all(tensor, ids):
         is_control = tensor.is_floating_point() or tensor.dtype is torch.bool
         return Reads.NOTHING if is_control else Reads.NUMBERS
@@ -50,10 +58,7 @@ def read_of_size(decider: torch.Tensor, ids: Ids, samples: int) -> Reads:
 
     That of a single sample's is a length of it; how many there are in the whole batch places no sample.
     """
-    if ids is None or samples == 1:
-        return Reads.NOTHING
-    owners = torch.unique(ids[ids != CONSTANT])
-    return Reads.WORKED_OUT if len(owners) == 1 else Reads.NOTHING
+    return Reads.WORKED_OUT if samples > 1 and _is_of_one_sample(ids) else Reads.NOTHING
 
 
 def decider_of_size(name: str, args: Sequence[Any]) -> Optional[torch.Tensor]:
@@ -66,6 +71,15 @@ def decider_of_size(name: str, args: Sequence[Any]) -> Optional[torch.Tensor]:
     elif name == "index":
         deciders = [index for index in args[1] if index is not None and index.dtype in MASKS]
     return next((decider for decider in deciders if isinstance(decider, torch.Tensor)), None)
+
+
+def tells_which(name: str, number: int) -> bool:
+    """Whether the output `number` of the operation `name` says which of the elements is the one that was sought."""
+    return name in ("argmax", "argmin") or (number == 1 and name in _WITH_PLACES)
+
+
+def _is_of_one_sample(ids: Ids) -> bool:
+    return ids is not None and len(torch.unique(ids[ids != CONSTANT])) == 1
 
 
 def _is_one_number_of_all(tensor: torch.Tensor, ids: Ids) -> bool:

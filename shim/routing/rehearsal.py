@@ -4,7 +4,8 @@ The rehearsal answers three questions that no shape can: whether every input tha
 per sample does, whether the model keeps its samples apart, and where the samples lie in each output. It runs
 once for each structure of inputs (names, ranks and types of the tensors, all other arguments by value), under
 `no_grad`, with the generators put back; in training mode without chance, which would tell a batch from
-its parts. Where an input's meaning hangs on data (images packed beside text), it runs at every call.
+its parts. Where an input's meaning hangs on data (images packed beside text), it runs at every call; where samples
+meet in the forward and values decide what comes of it, at every call under every adapter of the batch.
 """
 
 from __future__ import annotations
@@ -36,23 +37,34 @@ _LAYOUTS: weakref.WeakKeyDictionary[Any, Dict[Hashable, Layout]] = weakref.WeakK
 """What rehearsals proved: that the inputs divide as `sample_rules` says, and the layout of the outputs."""
 
 
-def layout_for(run: Run, batch: MixedBatch, inputs: Inputs, owners: Owners, kind: str, again: bool = False) -> Layout:
+def layout_for(
+    run: Run,
+    batch: MixedBatch,
+    inputs: Inputs,
+    owners: Owners,
+    kind: str,
+    again: bool = False,
+    proven_anew: bool = False,
+) -> Layout:
     """Return the layout of this call's outputs, rehearsing where none is known, or `again` where one does not fit.
 
     Args:
         run: runs the model on inputs under the adapter that is selected and returns all that it changes.
         owners: whose each index is of inputs that are not one entry per sample.
         kind: what `run` calls, `forward` or `generate`: they have layouts of their own.
+        proven_anew: whether values decide if samples meet: nothing known will do then, nor the base model alone.
 
     Raises:
         RefusedError: the batch does not divide by sample; nothing was changed.
     """
+    if proven_anew:
+        return _rehearse(run, batch, inputs, owners, [group.adapter for group in batch.groups])
     key = _key(kind, batch, inputs, owners)
     if key is not None and not again:
         known = _LAYOUTS.get(batch.model, {}).get(key)
         if known is not None:
             return known
-    layout = _rehearse(run, batch, inputs, owners)
+    layout = _rehearse(run, batch, inputs, owners, [BASE, *_adapters_to_rehearse(batch).values()])
     if key is not None:
         with _LOCK:
             # A new dict each time, so that readers need no lock; the oldest go, lest changing arguments pile up.
@@ -61,12 +73,12 @@ def layout_for(run: Run, batch: MixedBatch, inputs: Inputs, owners: Owners, kind
     return layout
 
 
-def _rehearse(run: Run, batch: MixedBatch, inputs: Inputs, owners: Owners) -> Layout:
-    """Rehearse under the base model, and under one adapter of each method whose layers may mix samples."""
+def _rehearse(run: Run, batch: MixedBatch, inputs: Inputs, owners: Owners, adapters: Sequence[str]) -> Layout:
+    """Rehearse under each of `adapters`: the base model first, then one of each method whose layers may mix samples."""
     rules = sample_rules(inputs, len(batch.names), owners)
     layouts = []
     steady = functools.partial(without_chance, batch.is_training)
-    for adapter in (BASE, *_adapters_to_rehearse(batch).values()):
+    for adapter in adapters:
         unchanged = nothing_changed(batch.model, [adapter])
         with torch.no_grad(), unchanged, select(batch.selection(adapter)), carried_to_threads(), steady():
             whole = run(with_caches_cloned(inputs))

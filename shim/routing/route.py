@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any, Callable
 
 import torch
@@ -34,7 +35,8 @@ def run_forward(function: Callable[..., Any], batch: MixedBatch, inputs: Inputs,
             except Unroutable as reason:
                 raise RefusedError(f"{refused} [in one pass: {reason}]") from reason
     except Unroutable as reason:
-        return _fall_back(run_split_forward, function, batch, inputs, owners, reason)
+        split = functools.partial(run_split_forward, proven_anew=reason.hangs_on_values)
+        return _fall_back(split, function, batch, inputs, owners, reason)
 
 
 def run_one_adapter(function: Callable[..., Any], batch: MixedBatch, inputs: Inputs, owners: Owners) -> Any:

@@ -35,11 +35,17 @@ def run_plain(function: Callable[..., Any], batch: MixedBatch, inputs: Inputs) -
         return inputs.call(function)
 
 
-def run_split_forward(function: Callable[..., Any], batch: MixedBatch, inputs: Inputs, owners: Owners) -> Any:
+def run_split_forward(
+    function: Callable[..., Any], batch: MixedBatch, inputs: Inputs, owners: Owners, proven_anew: bool = False
+) -> Any:
     """Run each adapter's rows by `function`, a forward, and put the outputs back in row order.
 
     A cache among the inputs holds the whole batch's state afterwards, as after an ordinary forward, and is
     the one that the output returns.
+
+    Args:
+        proven_anew: whether this very call is to show that samples do not change each other's rows, under each of its
+            adapters, since values decide whether they do.
 
     Raises:
         RefusedError: the batch does not divide by sample, or the outputs cannot stand together.
@@ -47,7 +53,7 @@ def run_split_forward(function: Callable[..., Any], batch: MixedBatch, inputs: I
 
     run = functools.partial(forward_and_caches, function, batch)
     check_known(inputs)
-    whole, parts = _divided(run, batch, inputs, owners, "forward", assemble)
+    whole, parts = _divided(run, batch, inputs, owners, "forward", assemble, proven_anew)
     keep(batch.model, whole[KEPT])
     return _with_callers_caches(whole, parts[0], inputs)
 
@@ -84,6 +90,7 @@ def _divided(
     owners: Owners,
     kind: str,
     put_together: Callable[..., Any],
+    proven_anew: bool = False,
 ) -> Tuple[Any, List[Any]]:
     """Run each adapter's rows; return what `put_together` makes of the outputs by their layout, and the outputs.
 
@@ -92,7 +99,8 @@ def _divided(
     """
     # A layout may not fit: the model was changed after it was made, or takes another path at these sizes.
     for again in (False, True):
-        layout = layout_for(functools.partial(run, rehearsing=True), batch, inputs, owners, kind, again)
+        rehearsed = functools.partial(run, rehearsing=True)
+        layout = layout_for(rehearsed, batch, inputs, owners, kind, again, proven_anew)
         parts = _run_groups(run, batch, inputs, owners)
         try:
             return put_together(parts, batch.groups, layout), parts

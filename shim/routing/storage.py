@@ -24,6 +24,7 @@ class _Block:
         self.by_data = 0
         self.mixed = False
         self.packed = False
+        self.compared = False
 
 
 class OwnerStore:
@@ -49,13 +50,20 @@ class OwnerStore:
         return block.ids.as_strided(tensor.shape, tensor.stride(), tensor.storage_offset())
 
     def write(
-        self, tensor: torch.Tensor, ids: Ids, *, tainted: bool = False, by_data: int = 0, packed: bool = False
+        self,
+        tensor: torch.Tensor,
+        ids: Ids,
+        *,
+        tainted: bool = False,
+        by_data: int = 0,
+        packed: bool = False,
+        compared: bool = False,
     ) -> None:
         """Set the ids of `tensor`'s elements, and mark its storage."""
         key = address(tensor)
         block = self._blocks.get(key)
         if block is None:
-            if ids is None and not tainted:
+            if ids is None and not tainted and not compared:
                 return
             storage = storage_of(tensor)
             filled = ids is not None and tensor.is_contiguous() and storage.nbytes() == _bytes(tensor)
@@ -65,6 +73,7 @@ class OwnerStore:
         block.tainted |= tainted
         block.by_data = max(block.by_data, by_data)
         block.packed |= packed
+        block.compared |= compared
         block.mixed = block.mixed or (tainted and holds_mixed(ids))
 
     def tainted(self, tensor: torch.Tensor) -> bool:
@@ -81,6 +90,11 @@ class OwnerStore:
         """Whether the storage of `tensor` holds rows that data has put together."""
         block = self._blocks.get(address(tensor))
         return block is not None and block.packed
+
+    def compared(self, tensor: torch.Tensor) -> bool:
+        """Whether the storage of `tensor` holds what says which of some samples is the greater, or the greatest."""
+        block = self._blocks.get(address(tensor))
+        return block is not None and block.compared
 
     def mixed(self, tensor: torch.Tensor) -> bool:
         """Whether a value that depends on several samples was ever written to the storage of `tensor`."""

@@ -114,7 +114,14 @@ def _run(
             unroutable.by_value = tracer.reads > Reads.NOTHING
             problem = unroutable
     calls = tuple(_settled(call, settlement, tracer) for call in recorder.calls)
-    return _Traced(Plan(calls, _lengths(inputs), tracer.reads, _numbers(tracer, state)), state, problem)
+    plan = Plan(calls, _lengths(inputs), tracer.reads, _numbers(tracer, state), _placed(tracer, state))
+    return _Traced(plan, state, problem)
+
+
+def _placed(tracer: Tracer, state: Any) -> int:
+    """Return who decides which rows of the outputs the values that adapters change stand in."""
+    store = tracer.store
+    return max((store.by_data(tensor) for _, tensor in tensors_of(state) if store.tainted(tensor)), default=0)
 
 
 def _numbers(tracer: Tracer, state: Any) -> FrozenSet[str]:

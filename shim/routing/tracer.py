@@ -19,7 +19,7 @@ from shim.routing.data_rows import dim_taken, dims_sliced, places, puts_together
 from shim.routing.mode import ThreadedDispatchMode
 from shim.routing.operations import Operation, operation
 from shim.routing.owners import BY_ADAPTERS, BY_INPUTS, Ids, Lattice
-from shim.routing.reads import VERDICTS, Reads, decider_of_size, read_of, read_of_size
+from shim.routing.reads import VERDICTS, Reads, decider_of_size, read_of, read_of_size, tells_which
 from shim.routing.rules import elementwise, find_rule
 from shim.routing.rules.op import Op
 from shim.routing.storage import OwnerStore, address, overlaps_itself, storage_of
@@ -111,7 +111,8 @@ class Tracer(ThreadedDispatchMode):
             self.obstacles.append(f"{how}() of values that may come back unseen{self._where()}")
         else:
             is_given = address(tensor) in self.given
-            read = read_of(tensor, how, self.store.ids(tensor), self.lattice.samples, is_given)
+            compared = self.store.compared(tensor)
+            read = read_of(tensor, how, self.store.ids(tensor), self.lattice.samples, is_given, compared)
             self.reads = max(self.reads, read)
 
     def take(self, tensor: torch.Tensor, dims: Sequence[int], how: str) -> None:
@@ -198,14 +199,22 @@ class Tracer(ThreadedDispatchMode):
         lattice.tainted = tainted and not control
         lattice.decider = BY_ADAPTERS if any(map(store.tainted, _deciders(inputs))) else BY_INPUTS
         lattice.by_data = max(map(store.by_data, inputs))
+        lattice.compared = any(map(store.compared, inputs))
         mixed_before = lattice.tainted and any(map(store.mixed, inputs))
         results = self._apply(known, op)
         if lattice.by_data and known.anchors and self._decided_without_data(known, op, inputs, results):
+            if lattice.tainted and lattice.by_data == BY_INPUTS:
+                # These inputs put each row beside its own sample's; others may not, and mix what adapters change.
+                self.reads = Reads.WORKED_OUT
             lattice.by_data = 0
         packed = not places(known.name) and any(map(store.packed, inputs))
         packed = packed or puts_together(known.name, op.args, self._has_several_owners)
-        for tensor, ids in zip(op.results, results):
-            store.write(tensor, ids, tainted=tainted, by_data=lattice.by_data, packed=packed)
+        compared = lattice.compared
+        for number, (tensor, ids) in enumerate(zip(op.results, results)):
+            which = tells_which(known.name, number) and self._has_several_owners(op.args[0])
+            store.write(
+                tensor, ids, tainted=tainted, by_data=lattice.by_data, packed=packed, compared=compared or which
+            )
         if lattice.tainted and not mixed_before and any(map(store.mixed, op.outputs)):
             shapes = ", ".join(str(tuple(tensor.shape)) for tensor in inputs)
             self.mixers.append(f"{known.name} on {shapes}{self._where()}")

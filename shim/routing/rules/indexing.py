@@ -54,14 +54,19 @@ def owned(ids: Ids) -> bool:
     return ids is not None and bool(ids.any())
 
 
+def hangs_on_data(op: Op, index: Any) -> bool:
+    """Whether the values of `index` are made of inputs, though no one sample's: then it is no constant of the model."""
+    return op.ids(index) is not None
+
+
 def along(ids: Ids, dim: int, dims: int) -> Ids:
     """Return the ids of a one-dimensional index as they lie along `dim` of `dims` dimensions."""
     return None if ids is None else ids.view([-1 if at == dim else 1 for at in range(dims)])
 
 
 def _note_choice(op: Op, source: Any, index: Any, dims: Sequence[int]) -> None:
-    """Note that data decides if an index with owners picks along dimensions where the owners of `source` vary."""
-    if op.lattice.varies(op.ids(source), dims) and owned(op.ids(index)):
+    """Note that data decides if an index made of inputs picks along dimensions where the owners of `source` vary."""
+    if op.lattice.varies(op.ids(source), dims) and hangs_on_data(op, index):
         op.lattice.by_data = True
 
 

@@ -2,7 +2,8 @@
 
 A place is made of what was put there. It is also made of an index that could have reached it: of a mask at its
 own position, and of an index all along the dimension that it picks from if one sample alone owns the index
-there. Where several do, data decides, and the rule says so.
+there. Where several do, data decides, and the rule says so: also where the rows happen to fall on places of their
+own sample's in this call, since in the next they may not.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Any, List, Sequence
 import torch
 
 from shim.routing.owners import CONSTANT, Ids
-from shim.routing.rules.indexing import MASKS, Key, along, key_of, owned, placed
+from shim.routing.rules.indexing import MASKS, Key, along, hangs_on_data, key_of, owned, placed
 from shim.routing.rules.op import Op, Result, rule
 
 
@@ -20,18 +21,27 @@ from shim.routing.rules.op import Op, Result, rule
 def _put(op: Op) -> Result:
     target, indices, values = op.args[:3]
     before, given = op.dense(target), op.lattice.by_data
-    by_index = any(owned(op.ids(index)) for index in indices)
-    if by_index:
+    if any(hangs_on_data(op, index) for index in indices):
         op.lattice.by_data = True
     key, of_index = key_of(op, indices)
     sources = op.join(op.ids(values), placed(of_index, key, target.dim()))
     result = _spread(op, before, _positions(target)[key], sources, replace=not op.argument("accumulate"))
-    moved = not torch.equal(result, before)
-    masked = any(index is not None and index.dtype in MASKS for index in indices)
-    reach = None if masked else _reached(op, target, key, of_index, [op.ids(index) for index in indices])
-    decider = (op.lattice.by_data if reach is None else given) if moved else 0
-    op.lattice.by_data = max(op.by_data(target), decider)
+    masks = [index for index in indices if index is not None and index.dtype in MASKS]
+    reach = None if masks else _reached(op, target, key, of_index, [op.ids(index) for index in indices])
+    if reach is not None:
+        op.lattice.by_data = given
+    elif masks and _moves_no_owner(op, target, values, *indices):
+        op.lattice.by_data = op.by_data(target)
     return op.join(result, reach, *_masks(op, target, indices))
+
+
+def _moves_no_owner(op: Op, target: Any, values: Any, *indices: Any) -> bool:
+    """Whether places have the same owners wherever masks are true: nobody owns the values, or one sample owns all."""
+    if not owned(op.ids(values)):
+        return all(index is None or index.dtype in MASKS for index in indices)
+    found = [op.ids(one) for one in (target, values, *indices)]
+    owners = {int(owner) for ids in found if ids is not None for owner in ids.unique().tolist()} - {CONSTANT}
+    return len(owners) == 1
 
 
 def _masks(op: Op, target: torch.Tensor, indices: Sequence[Any]) -> List[Ids]:
@@ -112,11 +122,11 @@ def _scattered_by_mask(op: Op) -> Result:
     target, mask, source = op.args[:3]
     before, of_mask = op.dense(target), op.dense(mask).expand(target.shape)
     where = mask.expand(target.shape)
-    op.lattice.by_data = True
+    if hangs_on_data(op, mask):
+        op.lattice.by_data = op.by_data(target) if _moves_no_owner(op, target, source, mask) else True
     flat = op.dense(source).reshape(-1)[: int(where.sum())]
     result = before.clone()
     result[where] = torch.as_tensor(op.join(before[where], of_mask[where], flat))
-    op.lattice.by_data = max(op.by_data(target), 0 if torch.equal(result, before) else op.lattice.by_data)
     return op.join(result, of_mask)
 
 
@@ -142,11 +152,12 @@ def _spread(op: Op, before: torch.Tensor, positions: torch.Tensor, sources: Ids,
 def _anywhere(op: Op, index: torch.Tensor, of_index: Ids, dim: int) -> Ids:
     """Return the join of an index over `dim`, which it points along, or None, noting it, if several own it there.
 
-    None as well where data chose the index's owner: then it is one of several samples' that points at its own rows.
+    None as well where data chose the index's owner: then it is one of several samples' that points at its own rows;
+    and where it is made of several samples' inputs together.
     """
     if of_index is None:
         return None
-    joined = None if op.by_data(index) else op.lattice.uniform(of_index, [dim])
+    joined = None if op.by_data(index) or not owned(of_index) else op.lattice.uniform(of_index, [dim])
     if joined is None and of_index.numel():
         op.lattice.by_data = True
     return joined
