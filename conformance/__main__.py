@@ -15,7 +15,7 @@ import tempfile
 import traceback
 from dataclasses import replace
 from pathlib import Path
-from typing import Optional, Sequence
+from typing import Any, Mapping, Optional, Sequence
 
 from conformance.bench import command as bench
 from conformance.expected import ExpectedFileError, read_expected, to_records
@@ -82,29 +82,47 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
 
 def run(options: argparse.Namespace) -> int:
     """Run the checks, show the table, and write the report and JUnit where asked."""
+    return _run(options, _validated(options))
+
+
+def _validated(options: argparse.Namespace) -> Choice:
+    """Return what was asked for; whatever is wrong with it is said before anything is shown or run."""
     choice = _choice(options)
     if options.on_record and not options.without_shim:
         raise UsageError("--on-record holds upstream against its known defects, so it needs --without-shim")
     if options.on_record and options.expect:
         raise UsageError("--on-record is the record of expected failures itself: leave out --expect")
-    whole = replace(choice, shard=None)
-    if not whole.pairs() and not whole.entries():
-        raise UsageError("none of these checks applies to any of these models")
+    if options.resume and not options.report:
+        raise UsageError("--resume needs --report: the report that holds what is done already")
+    if options.report and Path(options.report).is_dir():
+        raise UsageError(f"--report {options.report} is a directory, but should be a file")
+    if options.resume and Path(options.report).exists():
+        read(Path(options.report))
     for package in ("pytest", "xdist") if options.workers else ("pytest",):
         if importlib.util.find_spec(package) is None:
             name = {"xdist": "pytest-xdist"}.get(package, package)
             raise UsageError(f"{name} is not installed; pip install 'mixed-adapter-batches[conformance]'")
+    if options.device != Settings.device:
+        from conformance.subject import device_named
+
+        device_named(options.device)
+    chosen_checks(choice.checks)  # before any model is made
+    whole = replace(choice, shard=None)
+    if not whole.pairs() and not whole.entries():
+        raise UsageError("none of these checks applies to any of these models")
+    whole.own()  # now, before the checks load more of the user's code
     if options.expect:
-        read_expected(Path(options.expect), options.models)  # what is wrong with it is said before anything runs
+        read_expected(Path(options.expect), options.models)
+    return choice
+
+
+def _run(options: argparse.Namespace, choice: Choice) -> int:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(options.report or Path(folder, "report.jsonl"))
-        done = _done_before(options, path, Path(folder, "done.jsonl"))
+        done = _done_before(options, choice, path, Path(folder, "done.jsonl"))
         arguments = pytest_arguments(options, choice, path, done)
-        if not arguments and not done:  # an empty shard
-            write(
-                path,
-                Report(header(_settings(options), None, choice.to_record()), (), footer((), seconds=0, complete=True)),
-            )
+        if not arguments:  # an empty shard, or all was done before
+            _write_done(options, choice, path, read(done) if done else Report({}, (), {}))
         status = run_pytest(arguments, options.workers) if arguments else 0
         if status not in _RAN:
             return USAGE if status == _PYTEST_USAGE else CUT_SHORT
@@ -134,14 +152,14 @@ def check(options: argparse.Namespace) -> int:
     from conformance.models.own import own_model
     from conformance.subject import routes
 
-    model = own_model(OWN + options.model)
+    options.models = OWN + options.model
+    choice = _validated(options)
     if not options.without_shim:
         try:
-            print_text(routes(model, options.device) + "\n")
+            print_text(routes(own_model(options.models), options.device) + "\n")
         except Exception as error:  # the checks say what it comes to
             print_text(f"no route can be shown: {type(error).__name__}: {error}\n\n")
-    options.models = model.name
-    return run(options)
+    return _run(options, choice)
 
 
 def list_all(options: argparse.Namespace) -> int:
@@ -200,7 +218,7 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--without-shim", action="store_true", help="judge upstream as it is")
     parser.add_argument(
         "--examples",
-        type=_positive,
+        type=_scenarios,
         metavar="N",
         help=f"scenarios for each check on each model (default: {Settings.examples})",
     )
@@ -222,11 +240,10 @@ def _shard(text: str) -> Shard:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError("must be at least 1")
-    return number
+def _scenarios(text: str) -> int:
+    if not text.strip().isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} was given, but should be a whole number of at least 1")
+    return int(text)
 
 
 def _choice(options: argparse.Namespace) -> Choice:
@@ -246,21 +263,39 @@ def _settings(options: argparse.Namespace) -> Settings:
     return Settings(options.device, not options.without_shim, options.examples, options.shrink, options.seed)
 
 
-def _done_before(options: argparse.Namespace, report_path: Path, copy: Path) -> Optional[Path]:
-    """Return where the verdicts of the run that this one goes on with were put; None where there are none."""
-    if not options.resume:
-        return None
-    if not options.report:
-        raise UsageError("--resume needs --report: the report that holds what is done already")
-    if not report_path.exists():
+def _done_before(options: argparse.Namespace, choice: Choice, report_path: Path, copy: Path) -> Optional[Path]:
+    """Return where the verdicts that this run takes over were put; None where there are none."""
+    if not options.resume or not report_path.exists():
         return None
     before = read(report_path)
-    expected = to_records(read_expected(Path(options.expect), options.models)) if options.expect else ()
-    if not goes_on_from(before.header, _settings(options), expected):
+    if not goes_on_from(before.header, _settings(options), _expected(options)):
         print(f"{report_path} was made by other code, versions or settings: starting anew")
         return None
-    write(copy, before)
+    then = before.header.get("choice", {})
+    kept = choice.taken_over(then, before.verdicts)
+    changed = {verdict.model for verdict in before.verdicts}.intersection(choice.changed(then))
+    for model in sorted(changed):
+        print(f"{model} is not known to be what it was in {report_path} (code, weights or inputs): starting anew on it")
+    others = sum(verdict.model not in changed for verdict in before.verdicts) - len(kept)
+    if others:
+        print(f"{others} of the verdicts in {report_path} were not asked for now: they are left out")
+    write(copy, replace(before, verdicts=tuple(kept)))
     return copy
+
+
+def _write_done(options: argparse.Namespace, choice: Choice, path: Path, done: Report) -> None:
+    """Write the report of a run that has nothing to do but to take over what was `done` before; none that is there."""
+    if done.complete and done == read(path) and done.header.get("choice") == choice.to_record():
+        return
+    device = done.header.get("environment", {}).get("device")
+    begins = header(_settings(options), device, choice.to_record(), _expected(options))
+    seconds = done.footer.get("seconds", 0.0)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write(path, Report(begins, done.verdicts, footer(done.verdicts, seconds=seconds, complete=True, header=begins)))
+
+
+def _expected(options: argparse.Namespace) -> Sequence[Mapping[str, Any]]:
+    return to_records(read_expected(Path(options.expect), options.models)) if options.expect else ()
 
 
 if __name__ == "__main__":

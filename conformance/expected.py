@@ -2,9 +2,10 @@
 
     "mobilevit/R1" = "rows of folded batches, https://github.com/huggingface/peft/issues/1"
     "my_package.models:build/failure_leaves_no_trace" = "our own hooks, PROJ-12"
+    "checkpoints/bert/R3" = "padding is seen, PROJ-13"
 
-A key is a model, a slash, and a check or a clause; the value is the reason, with a link. Strict, as pytest's xfail can
-be: an entry whose checks were all judged while none failed is itself a failure.
+A key is a model as the command names it, a slash, and a check or a clause; the value is the reason, with a link.
+Strict, as pytest's xfail can be: an entry whose checks were all judged while none failed is itself a failure.
 """
 
 from __future__ import annotations
@@ -107,6 +108,11 @@ def to_records(defects: Sequence[Defect]) -> List[Dict[str, Any]]:
     ]
 
 
+def reasons(entries: Iterable[Mapping[str, Any]]) -> Dict[str, str]:
+    """Return what `to_records` gave as the reason by name: all that must agree where two runs expect the same."""
+    return {entry["name"]: entry["said"] for entry in entries}
+
+
 def _entry(key: str, reason: Any, where: str, known: Mapping[str, Mapping[str, Tuple[str, ...]]]) -> Defect:
     """Return the defect of one entry; raise `ValueError` for one that says nothing."""
     if not isinstance(reason, str):
@@ -116,7 +122,7 @@ def _entry(key: str, reason: Any, where: str, known: Mapping[str, Mapping[str, T
     model, slash, word = key.rpartition("/")
     if not (slash and model and word):
         raise ValueError(f"{key!r} should be a model, a slash, and a check or clause, such as 'mobilevit/R1'")
-    model = _full_name(model)
+    model = _full_name(model, known)
     checks = _checks(model, word, known)
     return Defect(key, " ".join(reason.split()), where, {}, (Named(model, checks),))
 
@@ -148,9 +154,17 @@ def _checks_of(models: str) -> Dict[str, Dict[str, Tuple[str, ...]]]:
     return known
 
 
-def _full_name(model: str) -> str:
-    """Return the name of a model in reports: a user's own is called `own:PACKAGE:FUNCTION` there."""
-    return model if ":" not in model or model.startswith((OWN, EVERY, METHOD)) else OWN + model
+def _full_name(model: str, known: Iterable[str]) -> str:
+    """Return the name of a model in reports, where a user's own is `own:` and what was named on the command line.
+
+    That is a function, a class or a folder. One in the run goes before a folder that is only there.
+    """
+    if model in known or model.startswith((OWN, EVERY, METHOD)):
+        return model
+    own = [name for name in known if name.startswith(OWN) and Path(name[len(OWN) :]) == Path(model)]
+    if own:
+        return own[0]
+    return OWN + model if ":" in model or Path(model).is_dir() else model
 
 
 def _words(checks: Mapping[str, Tuple[str, ...]]) -> str:

@@ -5,30 +5,42 @@ Written apart from the shim's own reading of outputs, so that one mistake cannot
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping
+from types import ModuleType
 from typing import Any, Dict, Iterator, Optional, Tuple
 
 Tensors = Dict[str, Any]
 
 
 def tensors_of(output: Any) -> Tensors:
-    """Return every tensor in `output` by path: tuples, dicts, model outputs and caches are looked into."""
-    return dict(_walk(output, ""))
+    """Return every tensor in `output` by path: whatever holds others is looked into, objects of any class too.
+
+    Not into modules, classes and functions, which are no output of one call.
+    """
+    return dict(_walk(output, "", ()))
 
 
-def _walk(value: Any, path: str) -> Iterator[Tuple[str, Any]]:
+def _walk(value: Any, path: str, above: Tuple[Any, ...]) -> Iterator[Tuple[str, Any]]:
     import torch
 
     if isinstance(value, torch.Tensor):
         yield path or "output", value
-    elif isinstance(value, dict):
-        for key, child in value.items():
-            yield from _walk(child, f"{path}.{key}" if path else str(key))
+    elif not any(value is one for one in above):
+        for step, child in _children(value):
+            yield from _walk(child, (path + step).lstrip("."), (*above, value))
+
+
+def _children(value: Any) -> Iterator[Tuple[str, Any]]:
+    """Yield what a value holds, each with the step of the path that leads there."""
+    if isinstance(value, Mapping):
+        yield from ((f".{key}", child) for key, child in value.items())
     elif isinstance(value, (list, tuple)):
-        for index, child in enumerate(value):
-            yield from _walk(child, f"{path}[{index}]")
-    elif type(value).__module__.startswith("transformers."):
-        for key, child in vars(value).items():
-            yield from _walk(child, f"{path}.{key}")
+        yield from ((f"[{index}]", child) for index, child in enumerate(value))
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        yield from ((f".{field.name}", getattr(value, field.name, None)) for field in dataclasses.fields(value))
+    elif hasattr(value, "__dict__") and not callable(value) and not isinstance(value, ModuleType):
+        yield from ((f".{name}", child) for name, child in vars(value).items())
 
 
 class Place:

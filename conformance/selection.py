@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Collection, Dict, Iterable, List, Optional, Sequence, Tuple
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
 
 from conformance.shards import Shard, cost
 from conformance.sweep.stages import stages_of
@@ -49,8 +50,38 @@ class Choice:
             chosen = self.shard.of(chosen, lambda entry: cost(entry.name, stages_of(entry.name)))
         return remaining_entries(chosen, done)
 
+    def taken_over(self, before: Mapping[str, Any], done: Sequence[Verdict]) -> List[Verdict]:
+        """Return those of an earlier run's verdicts, `before` its choice as a record, that this run would give again.
+
+        They are of a model and check that is chosen now, and a model of the user's own is what it was then.
+        """
+        chosen = {(model.name, check.name) for model, check in self.pairs()}
+        chosen |= {(entry.name, stage) for entry in self.entries() for stage in stages_of(entry.name)}
+        changed = self.changed(before)
+        return [
+            verdict for verdict in done if (verdict.model, verdict.check) in chosen and verdict.model not in changed
+        ]
+
+    def changed(self, before: Mapping[str, Any]) -> List[str]:
+        """Return the user's own models that are not known to be what they were in `before`, a choice as a record."""
+        then = before.get("own", {})
+        return [name for name, now in self.own().items() if not now or now != then.get(name)]
+
+    def own(self) -> Dict[str, str]:
+        """Return what each of the user's own models is: its fingerprint, "" where that cannot be said."""
+        names = [word for word in _words(self.models) if word.startswith(OWN)]
+        if not names:
+            return {}
+        from conformance.models.fingerprint import fingerprint
+
+        return {name: fingerprint(name[len(OWN) :]) for name in names}
+
     def to_record(self) -> Dict[str, Any]:
-        """Return the choice as JSON-ready data, for a report's header; of a quick one also what it leaves out."""
+        """Return the choice as JSON-ready data, for a report's header.
+
+        With it go what the user's own models are, what was asked for and does not apply, and what a quick run leaves
+        out.
+        """
         record: Dict[str, Any] = {"models": self.models, "checks": self.checks}
         if self.shard and self.shard.total > 1:
             record["shard"] = str(self.shard)
@@ -58,7 +89,8 @@ class Choice:
             chosen = {check.name for check in chosen_checks(self.checks)}
             applying = {check.name for _, check in chosen_pairs(self.models)}
             record["left_out"] = sorted(applying - chosen)
-        return record
+        missing, own = inapplicable(self.models, self.checks), self.own()
+        return {**record, **({"inapplicable": missing} if missing else {}), **({"own": own} if own else {})}
 
 
 class UnknownChoiceError(ValueError):
@@ -75,7 +107,7 @@ def chosen_models(wanted: str = TINY) -> List[Model]:
 
     words = _words(wanted) or [TINY]
     names = {word for word in words if word != TINY and not _is_swept(word) and not word.startswith(OWN)}
-    _refuse_unknown("model", names, MODELS)
+    _refuse_unknown("model", names, sorted(MODELS))
     chosen = [MODELS[name] for name in sorted(MODELS if TINY in words else names)]
     own = [word for word in words if word.startswith(OWN)]
     if own:
@@ -114,7 +146,7 @@ def _chosen(kind: str, words: Sequence[str], everything: str, entries: Sequence[
     """Return the entries that the words name: by name, or by the part before a plus with all that has it."""
     known = {entry.name: entry for entry in entries}
     types = {name.split("+")[0] for name in known}
-    _refuse_unknown(kind, [word for word in words if word != everything], {*known, *types})
+    _refuse_unknown(kind, [word for word in words if word != everything], sorted({*known, *types}))
     return [
         entry for name, entry in known.items() if everything in words or name in words or name.split("+")[0] in words
     ]
@@ -129,7 +161,7 @@ def chosen_checks(wanted: str = ALL) -> List[Check]:
     if QUICK in words:
         words = (words - {QUICK}) | {name for name, check in CHECKS.items() if check.quick}
     clauses = sorted({clause for check in CHECKS.values() for clause in check.clauses}, key=clause_order)
-    _refuse_unknown("check or clause", words, [*CHECKS, *clauses])
+    _refuse_unknown("check or clause", words, [*clauses, *sorted(CHECKS)])
     return [check for name, check in sorted(CHECKS.items()) if words.intersection((name, *check.clauses))]
 
 
@@ -138,6 +170,15 @@ def chosen_pairs(models: str = TINY, checks: str = ALL) -> List[Tuple[Model, Che
     return [
         (model, check) for model in chosen_models(models) for check in chosen_checks(checks) if check.applies_to(model)
     ]
+
+
+def inapplicable(models: str, checks: str) -> List[str]:
+    """Return the checks and clauses that were asked for by name and that apply to none of these models."""
+    words = [word for word in _words(checks) if word != QUICK]
+    if not words or ALL in words or not chosen_models(models):
+        return []
+    applying = {name for _, check in chosen_pairs(models, checks) for name in (check.name, *check.clauses)}
+    return sorted(set(words) - applying)
 
 
 def remaining_pairs(pairs: Iterable[Tuple[Model, Check]], done: Iterable[Verdict]) -> List[Tuple[Model, Check]]:
@@ -165,8 +206,10 @@ def _words(wanted: str) -> List[str]:
     return [word.strip() for word in wanted.split(",") if word.strip()]
 
 
-def _refuse_unknown(kind: str, words: Iterable[str], known: Collection[str]) -> None:
-    """Raise `UnknownChoiceError` where a word names nothing."""
+def _refuse_unknown(kind: str, words: Iterable[str], known: Sequence[str]) -> None:
+    """Raise `UnknownChoiceError` where a word names nothing: with those that are near it, then all, in their order."""
     unknown = sorted(word for word in words if word not in known)
     if unknown:
-        raise UnknownChoiceError(f"no {kind} is called {', '.join(unknown)}; there are {', '.join(known)}")
+        near = [name for word in unknown for name in get_close_matches(word, known)]
+        meant = f"; near it: {', '.join(near)}" if near else ""
+        raise UnknownChoiceError(f"no {kind} is called {', '.join(unknown)}{meant}; there are {', '.join(known)}")

@@ -15,6 +15,9 @@ class Settings:
     examples: scenarios drawn for each check on each model.
     shrink: whether a failing scenario is made as small as Hypothesis can; costs many more runs.
     seed: of what Hypothesis draws; None for the same scenarios every time, which the check alone decides.
+
+    Raises:
+        ValueError: examples is below 1.
     """
 
     device: str = "auto"
@@ -22,3 +25,7 @@ class Settings:
     examples: int = 5
     shrink: bool = False
     seed: Optional[int] = None
+
+    def __post_init__(self) -> None:
+        if self.examples < 1:
+            raise ValueError(f"examples is {self.examples}, but should be at least 1: no scenario shows nothing")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Dict, Optional, Sequence
 
 from conformance.models.precision import cast
 from conformance.scenarios import BASE, NAMES, Adapter, Scenario
+from conformance.selection import UnknownChoiceError
 
 if TYPE_CHECKING:
     from conformance.models import Model
@@ -20,12 +21,29 @@ _WRAPPED = "base_model.model."
 
 
 def device_named(name: str) -> str:
-    """Return the torch device for a setting: `auto` is CUDA where there is one."""
+    """Return the torch device for a setting: `auto` is CUDA where there is one.
+
+    Raises:
+        UnknownChoiceError: there is no such device here, or it cannot compute in float64.
+    """
     import torch
 
-    if name != "auto":
-        return name
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        if device.type == "cuda":  # counted only: a process that uses it holds memory there
+            usable = (device.index or 0) < torch.cuda.device_count()
+            said = f"torch {torch.__version__} sees {torch.cuda.device_count()} CUDA devices"
+        else:
+            usable, said = torch.ones(1, dtype=torch.float64, device=device).tolist() == [1.0], "it computes nothing"
+    except (RuntimeError, TypeError, ValueError, AssertionError) as error:
+        usable, said = False, str(error).split("\n")[0].split(". ")[0]
+    if not usable:
+        raise UnknownChoiceError(
+            f"device {name!r} cannot be used here, but should compute in float64 [{said}]. Name another, such as cpu"
+        )
+    return name
 
 
 @functools.lru_cache(maxsize=4)

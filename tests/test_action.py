@@ -67,6 +67,12 @@ def check(folder, **given):
     return Run(folder, CHECK, **evaluated(CHECK, **{"model": MODEL, **quick, **given}))
 
 
+def merging(folder):
+    """Return the step of the workflow that merges, on the reports in `folder`."""
+    (merge,) = [step for step in STEPS if step.get("id") == "merge"]
+    return {"run": merge["run"].replace("reports/", f"{folder}/reports/").replace("python ", f"{sys.executable} ")}
+
+
 def test_inputs_never_become_code():
     for step in [*ACTION["runs"]["steps"], *STEPS]:
         assert "${{" not in step.get("run", ""), step
@@ -145,6 +151,26 @@ def test_what_cannot_be_loaded_is_wrong_usage_and_never_run(tmp_path, model):
 
 
 @needs_bash
+def test_a_suite_that_dies_was_cut_short(tmp_path):
+    python = tmp_path / "python"
+    python.write_text(f"#!{BASH}\nexit 4\n")
+    python.chmod(0o755)
+    ran = check(tmp_path, python=str(python))
+    assert ran.code == 4
+    assert (ran.outputs["result"], ran.outputs["exit-code"]) == ("CUT SHORT", "4")
+
+
+@needs_bash
+def test_a_shard_alone_is_not_the_whole_run(tmp_path):
+    ran = check(tmp_path, checks="R2,F2", examples="1", shard="1/2", report=f"{tmp_path}/reports/1.jsonl")
+    assert ran.code == 0, ran.said
+    (tmp_path / "output").unlink()
+    ran = Run(tmp_path, merging(tmp_path))
+    assert ran.code == 4, ran.said
+    assert ran.outputs["result"] == "CUT SHORT"
+
+
+@needs_bash
 @pytest.mark.parametrize("name", ["checks", "device", "args", "expect", "examples", "shard", "workers", "python-args"])
 def test_no_input_is_run(tmp_path, name):
     here = tmp_path / "here"
@@ -165,11 +191,10 @@ def test_shards_are_merged_as_the_workflow_does(tmp_path):
             summary="false",
         )
         assert ran.code == 0, ran.said
+        assert ran.outputs["result"] == "PASSED"  # its own part; whether all are there is the merging's to say
         assert ran.summary == ""
-    (merge,) = [step for step in STEPS if step.get("id") == "merge"]
-    merge = {"run": merge["run"].replace("reports/", f"{tmp_path}/reports/").replace("python ", f"{sys.executable} ")}
     (tmp_path / "output").unlink()
-    ran = Run(tmp_path, merge)
+    ran = Run(tmp_path, merging(tmp_path))
     assert ran.code == 0, ran.said
     assert (ran.outputs["result"], ran.outputs["pass"]) == ("PASSED", "2")
     assert "Shard" not in ran.summary

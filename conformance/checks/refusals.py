@@ -118,11 +118,14 @@ def _with_ia3_adapters(case: Case) -> Any:
     import peft
     import torch
 
+    from conformance.models.every.targets import linear_layers
     from conformance.subject import base_model
 
     base = base_model(case.model, case.device)
-    linear = [n for n, m in base.named_modules() if type(m).__name__ in ("Linear", "Conv1D")]
-    target = next(t for t in case.model.targets if any(name.endswith(t) for name in linear))
+    linear = linear_layers(base)
+    target = next((t for t in case.model.targets if any(name.endswith(t) for name in linear)), None)
+    if target is None:
+        raise Inapplicable("no target is a linear layer, which (IA)^3 could scale")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(case.scenario.seed)
         config = peft.IA3Config(target_modules=[target], feedforward_modules=[], init_ia3_weights=False)

@@ -49,7 +49,7 @@ class Model:
     build: Build
     """Return the model with random weights under the current torch rng: evaluation mode, float32, CPU."""
     inputs: Draw
-    """`(samples, length, generator)` to inputs whose rows are all distinct; see `Inputs`."""
+    """`(samples, length, generator)` to inputs whose rows are all distinct, while there are as many; see `Inputs`."""
     targets: Tuple[str, ...]
     """Suffixes of module names for LoRA; each matches alone, so any non-empty subset will do."""
     saved: Tuple[str, ...]

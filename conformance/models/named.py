@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import os
+import sys
 import traceback
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Dict, Tuple
 
@@ -19,8 +22,9 @@ def made_by(spec: str) -> Made:
     """Return the model that `spec` names, and by argument the inputs of one batch.
 
     `package.module:name` is a function that returns (model, inputs), a model of transformers or a configuration; or it
-    is such a class, of which a tiny random model is made. Anything else is the folder of a checkpoint. Inputs that are
-    not given are drawn by the model's configuration and the signature of its forward.
+    is such a class, of which a tiny random model is made. Anything else is the folder of a checkpoint. Inputs are a
+    mapping by argument name; those that are not given are drawn by the model's configuration and the signature of its
+    forward.
 
     Raises:
         CannotLoad: there is no such thing, it is something else, or no inputs can be drawn for it.
@@ -28,15 +32,36 @@ def made_by(spec: str) -> Made:
     if Path(spec).is_dir():
         return _fed(spec, _from_folder(spec))
     made = _called(spec, _found(spec))
-    if isinstance(made, tuple) and len(made) == 2 and isinstance(made[1], dict):
-        return made
+    if isinstance(made, (tuple, list)):
+        return _model_and_inputs(spec, made)
     if _is(made, "PretrainedConfig"):
         made = _of_config(made)
     return _fed(spec, made)
 
 
+def _model_and_inputs(spec: str, made: Any) -> Made:
+    """Return the two things that a function returned, its inputs as a dict: a tokenizer's output is none."""
+    import torch
+
+    wanted = f"{spec} should return (model, inputs), the inputs a dict by argument name"
+    if len(made) != 2:
+        kinds = ", ".join(type(thing).__name__ for thing in made)
+        raise CannotLoad(f"{wanted}, but returned {len(made)} things: {kinds}")
+    model, inputs = made
+    if not isinstance(model, torch.nn.Module):
+        raise CannotLoad(f"{wanted}, but returned a {type(model).__name__} as model, which is no torch.nn.Module")
+    if not isinstance(inputs, Mapping):
+        raise CannotLoad(
+            f"{wanted}, but returned them as a {type(inputs).__name__}. Name them as forward does: {{'x': tensor}}"
+        )
+    return model, dict(inputs)
+
+
 def _found(spec: str) -> Any:
     module, _, name = spec.partition(":")
+    here = os.getcwd()
+    if not {here, ""}.intersection(sys.path):  # as of the console script; `python -m` has it there
+        sys.path.insert(0, here)
     try:
         return getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError, TypeError) as error:
@@ -57,9 +82,16 @@ def _called(spec: str, thing: Any) -> Any:
             return tiny_model(thing, tiny(thing.config_class))
         return thing() if callable(thing) else thing
     except Exception as error:
-        frame = traceback.extract_tb(error.__traceback__)[-1]
-        said = f"raised {type(error).__name__}: {error} [{frame.filename}:{frame.lineno}]"
-        raise CannotLoad(f"{spec} should return (model, inputs), but {said}") from error
+        raise CannotLoad(f"{spec} should return (model, inputs), but {raised(error)}") from error
+
+
+def raised(error: Exception) -> str:
+    """Return in words that an error was raised, and where: in the user's own code, if it came by there."""
+    frames = traceback.extract_tb(error.__traceback__)
+    ours = str(Path(__file__).parents[1])
+    theirs = [frame for frame in frames if "site-packages" not in frame.filename and ours not in frame.filename]
+    frame = (theirs or frames)[-1]
+    return f"raised {type(error).__name__}: {error} [{frame.filename}:{frame.lineno}]"
 
 
 def _of_config(config: Any) -> Any:

@@ -49,7 +49,6 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     reports.add_argument("--costs", metavar="PATH", help="write there what each check took: conformance/costs.json")
     reports.add_argument("--exit-code", action="store_true", help="exit as the run would: for the parts of one, merged")
-    reports.add_argument("--outputs", metavar="PATH", help='append the counts there, such as "$GITHUB_OUTPUT"')
     add_github_options(reports)
     reports.set_defaults(command=report)
 
@@ -57,6 +56,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 def add_github_options(parser: argparse.ArgumentParser) -> None:
     """Add what a run and a report may tell GitHub."""
     parser.add_argument("--summary", metavar="PATH", help='append Markdown there, such as "$GITHUB_STEP_SUMMARY"')
+    parser.add_argument("--outputs", metavar="PATH", help='append the counts there, such as "$GITHUB_OUTPUT"')
     parser.add_argument(
         "--annotate",
         choices=("github", "none"),
@@ -70,8 +70,6 @@ def report(options: argparse.Namespace) -> int:
     environments = merge([read(path) for path in options.paths])
     _show(options, environments)
     tell_github(options, environments)
-    if options.outputs:
-        pull_request.append_outputs(Path(options.outputs), environments)
     codes = [exit_code(merged) for merged in environments] if options.exit_code else []
     return FAILED if FAILED in codes else max(codes, default=FINE)
 
@@ -144,9 +142,11 @@ def _write_page(page: ModuleType, environments: Sequence[Report], path: Path) ->
 
 
 def tell_github(options: argparse.Namespace, found: Sequence[Report]) -> None:
-    """Append the summary to the file of --summary, and print the annotations where they are read."""
+    """Append the summary and the outputs to their files, and print the annotations where they are read."""
     if options.summary:
         pull_request.append_summary(Path(options.summary), found)
+    if options.outputs:
+        pull_request.append_outputs(Path(options.outputs), found)
     if options.annotate == "github":
         folder = Path(os.environ.get("GITHUB_WORKSPACE", os.curdir))
         print_text("".join(f"{line}\n" for one in found for line in pull_request.annotation_lines(one, folder)))

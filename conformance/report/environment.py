@@ -14,6 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Dict, Mapping, Optional, Sequence
 
+from conformance.expected import reasons
 from conformance.report.jsonl import FORMAT
 from conformance.settings import Settings
 
@@ -70,19 +71,16 @@ def header(
 def goes_on_from(before: Mapping[str, Any], settings: Settings, expected: Sequence[Mapping[str, Any]] = ()) -> bool:
     """Whether a run begun now judges the same as the one of the header `before`.
 
-    That takes the same code, versions and settings, and the same failures expected for the same reasons.
+    That takes the same code of ours, versions and settings, and the same failures expected for the same reasons;
+    what was chosen, and the user's own models in it, `Choice.taken_over` holds against each verdict.
     """
-    if _reasons(before.get("expected", ())) != _reasons(expected):
+    if reasons(before.get("expected", ())) != reasons(expected):
         return False
     now = header(settings)
     same = all(before.get("environment", {}).get(key) == now["environment"][key] for key in ("python", "packages"))
     # Whether failures are made small changes no verdict.
     then = {**before.get("settings", {}), "shrink": settings.shrink}
     return same and before.get("code") == now["code"] and then == now["settings"]
-
-
-def _reasons(expected: Sequence[Mapping[str, Any]]) -> Dict[str, str]:
-    return {entry["name"]: entry["said"] for entry in expected}
 
 
 def code() -> str:

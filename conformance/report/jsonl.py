@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence, Set, Tuple
 
-from conformance.expected import unmet
+from conformance.expected import reasons, unmet
 from conformance.verdict import Outcome, Verdict
 
 FORMAT = 1
@@ -157,14 +157,15 @@ def write(path: Path, report: Report) -> None:
 def merge(reports: Iterable[Report]) -> List[Report]:
     """Return one report for each environment, with and without the shim apart, in the order of first mention.
 
-    Where several give a verdict on one check and model, the worst stays: no merging hides a failure. Shards are
-    complete once they are all there; where some are missing, `Report.shard` says which there are.
+    Where several give a verdict on one check and model, the worst stays, and an expected failure that did not come in
+    one of them did not come: no merging hides a failure. Shards are complete once all those of their run are there,
+    and so a single one is not; where some are missing, `Report.shard` says which there are.
     """
     groups: Dict[str, List[Report]] = {}
     for report in reports:
         key = [_environment(report), report.header.get("settings", {}).get("with_shim")]
         groups.setdefault(json.dumps(key, sort_keys=True), []).append(report)
-    return [group[0] if len(group) == 1 else _merged(group) for group in groups.values()]
+    return [_merged(group) if len(group) > 1 or group[0].shard else group[0] for group in groups.values()]
 
 
 def worst(outcomes: Iterable[Outcome]) -> Outcome:
@@ -187,27 +188,72 @@ def _merged(group: Sequence[Report]) -> Report:
         if key not in kept or SEVERITY.index(verdict.outcome) < SEVERITY.index(kept[key].outcome):
             kept[key] = verdict
     verdicts = tuple(kept.values())
-    commands = dict.fromkeys(str(report.header.get("command")) for report in group)
     seconds = sum(report.footer.get("seconds", 0.0) for report in group)
-    shard = _shard(group)
-    header = {**group[0].header, "command": "; ".join(commands)}
-    if "choice" in header:
-        whole = {name: value for name, value in header["choice"].items() if name != "shard"}
-        header["choice"] = {**whole, "shard": shard} if shard else whole
+    shard = _shards_there(group)
     complete = not shard and all(report.complete for report in group)
-    return Report(header, verdicts, footer(verdicts, seconds=seconds, complete=complete, header=header))
+    ending = footer(verdicts, seconds=seconds, complete=complete)
+    missed = _missed(group)
+    return Report(_merged_header(group, verdicts, shard), verdicts, {**ending, **({"unmet": missed} if missed else {})})
 
 
-def _shard(group: Sequence[Report]) -> str:
-    """Return which shards there are, where not all of a run are; nothing where all are, or a whole run is."""
-    found: Dict[str, Set[int]] = {}
+def _merged_header(group: Sequence[Report], verdicts: Sequence[Verdict], shard: str) -> Dict[str, Any]:
+    """Return the first one's header, with what was asked for, left out and expected in any of them."""
+    commands = dict.fromkeys(str(report.header.get("command")) for report in group)
+    header = {**next(filter(_is_quick, group), group[0]).header, "command": "; ".join(commands)}
+    choices = [report.header["choice"] for report in group if "choice" in report.header]
+    if choices:
+        choice = {name: value for name, value in header.get("choice", {}).items() if name != "shard"}
+        judged = {word for verdict in verdicts for word in (verdict.check, *verdict.clauses)}
+        for name in ("left_out", "inapplicable"):
+            if any(name in one for one in choices):
+                choice[name] = sorted({word for one in choices for word in one.get(name, ())} - judged)
+        header["choice"] = {**choice, "shard": shard} if shard else choice
+    expected = _once(entry for report in group for entry in report.header.get("expected", ()))
+    return {**header, "expected": expected} if expected else header
+
+
+def _missed(group: Sequence[Report]) -> List[Mapping[str, Any]]:
+    """Return the expected failures that did not come: in one of the reports, or in all that were held against it."""
+    strict = [report for report in group if not _is_quick(report)]
+    expected = _once(entry for report in strict for entry in report.header.get("expected", ()))
+    verdicts = [verdict for report in strict for verdict in report.verdicts]
+    return _once([*unmet({"expected": expected}, verdicts), *(entry for report in group for entry in report.unmet)])
+
+
+def _once(entries: Iterable[Mapping[str, Any]]) -> List[Mapping[str, Any]]:
+    return list({json.dumps(entry, sort_keys=True): entry for entry in entries}.values())
+
+
+def _is_quick(report: Report) -> bool:
+    return "left_out" in report.header.get("choice", {})
+
+
+def _shards_there(group: Sequence[Report]) -> str:
+    """Return which shards there are of the runs that are not whole; nothing where all are."""
+    runs: Dict[str, List[Report]] = {}
     for report in group:
-        numbers, _, total = report.shard.partition("/")
-        if total:
-            found.setdefault(total, set()).update(map(int, numbers.split(",")))
-    if any(len(numbers) == int(total) for total, numbers in found.items()) or not all(one.shard for one in group):
-        return ""
-    return "; ".join(f"{','.join(map(str, sorted(numbers)))}/{total}" for total, numbers in found.items())
+        runs.setdefault(_run(report), []).append(report)
+    said = []
+    for parts in runs.values():
+        found: Dict[str, Set[int]] = {}
+        for numbers, _, total in (part.shard.partition("/") for part in parts):
+            found.setdefault(total, set()).update(map(int, filter(None, numbers.split(","))))
+        if any(not total or len(numbers) == int(total) for total, numbers in found.items()):
+            continue
+        there = ", ".join(f"{','.join(map(str, sorted(numbers)))}/{total}" for total, numbers in found.items())
+        said.append(f"{there} of {parts[0].header['choice'].get('models', '?')}" if len(runs) > 1 else there)
+    return "; ".join(said)
+
+
+def _run(report: Report) -> str:
+    """Return what must agree where two are parts of one run: the choice, the settings, the code and what is expected.
+
+    Not what a user's own model is: one drawn without a seed is never the same twice.
+    """
+    header = report.header
+    choice = {name: value for name, value in header.get("choice", {}).items() if name not in ("shard", "own")}
+    key = [choice, header.get("settings"), header.get("code"), reasons(header.get("expected", ()))]
+    return json.dumps(key, sort_keys=True)
 
 
 def _report(path: Path, records: Sequence[Any]) -> Report:

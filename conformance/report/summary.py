@@ -113,7 +113,7 @@ def unmet(report: Report) -> List[str]:
 
 
 def not_run(report: Report) -> List[str]:
-    """Return in words what the run was told to leave out; nothing where it was not."""
+    """Return in words what the run was told to leave out, or asked for in vain; nothing where it was not."""
     choice = report.header.get("choice", {})
     left_out = choice.get("left_out", ())
     lines = []
@@ -121,6 +121,8 @@ def not_run(report: Report) -> List[str]:
         examples = report.header.get("settings", {}).get("examples")
         said = f"Quick: {examples} scenarios for each check"
         lines.append(f"{said}; not run: {', '.join(left_out) or 'nothing'}. Leave out --quick for all of them.")
+    if choice.get("inapplicable"):
+        lines.append(f"Asked for, but applies to none of these models: {', '.join(choice['inapplicable'])}.")
     if report.shard:
         lines.append(f"Shard {report.shard}: the rest is in the other shards' reports, which `report` merges.")
     return lines

@@ -77,6 +77,7 @@ CHECKS = [
     Check("the_suite_breaks", ("S2",)),
 ]
 module("conformance.models", MODELS={name: Model(name) for name in ("beta", "alpha-base")}, Model=Model)
+module("conformance.subject", device_named=str)
 module("conformance.checks", CHECKS={check.name: check for check in CHECKS}, Check=Check)
 module("conformance.examination", examine=examine, reproduce=None)
 module("conformance.shim_switch", shim_installed=shim_installed)

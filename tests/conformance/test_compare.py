@@ -7,6 +7,7 @@ from conformance.compare import (
     EXACT,
     FLOAT64,
     Evidence,
+    Inapplicable,
     Mismatch,
     Vacuous,
     compare_in_low_precision,
@@ -115,6 +116,11 @@ def test_the_error_of_a_run_is_that_of_its_worst_output():
     rows[0]["logits"] = rows[0]["logits"] * float("nan")
     with pytest.raises(Mismatch):
         compare_in_low_precision(low_precision_error(rows, truth), 1e-3, 1.0, 1e-7, "nan")
+
+
+def test_outputs_without_a_floating_point_number_have_no_precision():
+    with pytest.raises(Inapplicable, match="no output holds floating-point numbers"):
+        low_precision_error({0: {"ids": torch.tensor([1])}}, {0: {"ids": torch.tensor([1])}})
 
 
 def test_separation_is_that_of_the_nearest_other():

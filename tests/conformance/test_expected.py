@@ -6,6 +6,7 @@ from conformance.checks import CHECKS
 from conformance.expected import ExpectedFileError, as_expected, read_expected, to_records, unmet
 from conformance.report.jsonl import Report, footer, merge
 from conformance.verdict import Outcome, Verdict
+from tests.conformance import own_models
 
 ROWS, ORDER = "each_row_equals_its_own_run", "a_row_is_right_after_calls_of_other_sizes"
 ALL_OF_R1 = [name for name, check in CHECKS.items() if "R1" in check.clauses]
@@ -54,6 +55,18 @@ def test_a_users_own_model_is_named_as_it_is_loaded(tmp_path):
         assert entry.seen[0].checks == ("reordering_rows_reorders_outputs",)
 
 
+def test_a_folder_is_named_as_it_is_loaded(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    own_models.causal()[0].save_pretrained("ckpt")
+    for run, names in (("own:ckpt", ("ckpt", "ckpt/", "./ckpt", "own:ckpt")), ("own:ckpt/", ("ckpt", "own:ckpt/"))):
+        for name in names:
+            (entry,) = expected(tmp_path, f'"{name}/R3" = "known"', run)
+            assert entry.seen[0].model == run, name
+            assert "base_rows_equal_the_base_model" in entry.seen[0].checks
+    (entry,) = expected(tmp_path, '"ckpt/R3" = "known"')
+    assert (entry.seen[0].model, entry.seen[0].checks) == ("own:ckpt", ())
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
@@ -67,7 +80,7 @@ def test_a_users_own_model_is_named_as_it_is_loaded(tmp_path):
         ('"bert/" = "known"\n', r"line 1: 'bert/' should be a model, a slash"),
         ('# all\n"bert/Z9" = "known"\n', r"line 2: no check or clause of bert is called Z9; there are A1, .*R1"),
         ('"bert/G1" = "known"\n', r"line 1: no check or clause of bert is called G1"),
-        ('"brt/R1" = "known"\n', r"line 1: no model is called brt; there are .*bert"),
+        ('"brt/R1" = "known"\n', r"line 1: no model is called brt; near it: bert.*; there are .*vit"),
         ('"vit/Z9" = "known"\n', r"line 1: no check or clause is called Z9"),
     ],
 )
@@ -127,6 +140,47 @@ def test_merged_parts_are_held_against_it_together(tmp_path):
     (merged,) = merge([one, two])
     assert [entry["name"] for entry in merged.unmet] == ["bert/R1"]
     assert not merged.passed
+
+
+def test_no_merging_loses_what_did_not_come(tmp_path):
+    defects = expected(tmp_path, '"bert/R2" = "known"')
+    strict = report(defects, verdict("reordering_rows_reorders_outputs", Outcome.PASS))
+    others = [report((), verdict(outcome=Outcome.PASS, model="vit")), report((), verdict(outcome=Outcome.PASS))]
+    for order in ([strict, *others], [*others, strict], [others[0], strict, others[1]]):
+        (merged,) = merge(order)
+        assert [entry["name"] for entry in merged.unmet] == ["bert/R2"]
+        assert [entry["name"] for entry in merged.header["expected"]] == ["bert/R2"]
+        assert not merged.passed
+
+
+def test_what_did_not_come_in_one_of_two_runs_did_not_come(tmp_path):
+    defects = expected(tmp_path, f'"bert/{ROWS}" = "known"')
+    came, did_not = report(defects, as_expected(verdict(), defects)), report(defects, verdict(outcome=Outcome.PASS))
+    for order in ([came, did_not], [did_not, came]):
+        (merged,) = merge(order)
+        assert [entry["name"] for entry in merged.unmet] == [f"bert/{ROWS}"]
+
+
+def test_runs_of_different_choices_are_held_against_it_together(tmp_path):
+    defects = expected(tmp_path, '"bert/R1" = "known"')
+    parts = ALL_OF_R1[:1], ALL_OF_R1[1:]
+    found = [report(defects, *(verdict(one, Outcome.PASS) for one in part), checks=",".join(part)) for part in parts]
+    for order in (found, found[::-1]):
+        (merged,) = merge(order)
+        assert [entry["name"] for entry in merged.unmet] == ["bert/R1"]
+
+
+def test_a_quick_run_among_others_leaves_only_its_own_entries_open(tmp_path):
+    defects = expected(tmp_path, f'"bert/{ROWS}" = "known"')
+    passed = verdict(outcome=Outcome.PASS)
+    quick = report(defects, passed, checks="quick", left_out=[ROWS, ORDER])
+    for order in ([quick, report((), passed)], [report((), passed), quick]):
+        (merged,) = merge(order)
+        assert not merged.unmet
+        assert merged.header["choice"]["left_out"] == [ORDER]
+    for order in ([quick, report(defects, passed)], [report(defects, passed), quick]):
+        (merged,) = merge(order)
+        assert [entry["name"] for entry in merged.unmet] == [f"bert/{ROWS}"]
 
 
 def test_nothing_is_unmet_of_a_report_without_entries():

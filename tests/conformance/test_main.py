@@ -63,8 +63,10 @@ def test_a_run_that_is_interrupted_is_cut_short(sandbox):
         (["--models", "gamma"], "no model is called gamma"),
         (["--checks", "Z9"], "no check or clause is called Z9"),
         (["--models", "alpha-base", "--checks", "H1"], "none of these checks applies"),
-        (["--examples", "0"], "must be at least 1"),
-        (["--report", "."], "Is a directory"),
+        (["--examples", "0"], "argument --examples: '0' was given, but should be a whole number of at least 1"),
+        (["--examples", "x"], "argument --examples: 'x' was given, but should be a whole number of at least 1"),
+        (["--resume"], "--resume needs --report"),
+        (["--report", "."], "--report . is a directory, but should be a file"),
         (["--colour"], "--colour"),
         (["--on-record"], "needs --without-shim"),
         (["--on-record", "--without-shim", "--expect", "expected.toml"], "leave out --expect"),
@@ -196,6 +198,54 @@ def test_resuming_with_other_expected_failures_starts_anew(sandbox):
     ran = sandbox.conformance(*run)
     assert ran.returncode == FINE, ran.stdout + ran.stderr
     assert "starting anew" in ran.stdout
+
+
+def test_what_is_not_asked_for_now_is_not_taken_over(sandbox):
+    assert sandbox.conformance("run", "--checks=R1,R2", "--report=run.jsonl").returncode == FAILED
+    resumed = ("--report=run.jsonl", "--resume", "--summary=summary.md")
+    ran = sandbox.conformance("run", "--models=beta", "--checks=R1", *resumed)
+    assert ran.returncode == FINE, ran.stdout + ran.stderr
+    assert "3 of the verdicts in run.jsonl were not asked for now: they are left out" in ran.stdout
+    assert "checks to run" not in ran.stdout
+    assert "PASSED: 1 pass on 1 model" in ran.stdout
+    found = read(sandbox.folder / "run.jsonl")
+    assert found.header["choice"] == {"models": "beta", "checks": "R1"}
+    ran = sandbox.conformance("run", "--checks=R1", *resumed)
+    assert "PASSED: 2 pass on 2 models" in ran.stdout
+    assert "1 checks to run" in ran.stdout
+    assert "left out" not in ran.stdout
+
+
+def test_a_report_that_lacks_only_its_end_is_completed(sandbox):
+    run = ("run", "--checks=R1", "--report=run.jsonl", "--resume")
+    sandbox.conformance(*run)
+    path = sandbox.folder / "run.jsonl"
+    whole = read(path)
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
+    assert not read(path).complete
+    ran = sandbox.conformance(*run)
+    assert ran.returncode == FINE, ran.stdout + ran.stderr
+    assert read(path).complete
+    assert read(path).verdicts == whole.verdicts
+    assert read(path).header["environment"] == whole.header["environment"]
+
+
+def test_what_was_asked_for_and_does_not_apply_is_said(sandbox):
+    ran = sandbox.conformance("run", "--models=alpha-base", "--checks=R1,H1", "--summary=summary.md")
+    assert ran.returncode == FINE
+    said = "Asked for, but applies to none of these models: H1."
+    assert said in ran.stdout
+    assert said in (sandbox.folder / "summary.md").read_text("utf-8")
+    assert said not in sandbox.conformance("run", "--checks=R1,H1").stdout
+
+
+def test_a_run_appends_its_own_outputs(sandbox):
+    path = sandbox.folder / "outputs"
+    path.write_text("exit-code=0\n")
+    sandbox.conformance("run", "--checks=R1,R2", "--outputs=outputs")
+    lines = path.read_text("utf-8").splitlines()
+    assert lines[:2] == ["exit-code=0", "result=FAILED"]
+    assert {"pass=2", "fail=2", "skipped=0"} <= set(lines)
 
 
 def test_quick_says_what_it_leaves_out(sandbox):

@@ -152,6 +152,24 @@ def test_nothing_shown_is_no_success(verdicts):
         assert "NOTHING SHOWN" in view
 
 
+def test_what_was_asked_for_in_vain_is_said():
+    in_vain = report(PASS)
+    in_vain.header["choice"] = {"models": "bert", "checks": "R1,G1", "inapplicable": ["G1"]}
+    for view in views(in_vain):
+        assert "Asked for, but applies to none of these models: G1." in view
+        assert "PASSED" in view
+    assert not any("Asked for" in view for view in views(report(PASS)))
+
+
+def test_of_merged_runs_only_that_was_asked_for_in_vain_which_was_judged_in_none():
+    one, two = report(PASS), report(REFUSED)
+    one.header["choice"] = {"models": "bert", "checks": "H1", "inapplicable": ["H1"]}
+    two.header["choice"] = {"models": "mixtral", "checks": "G1,R10", "inapplicable": ["G1", "R10"]}
+    for order in ([one, two], [two, one]):
+        (merged,) = merge(order)
+        assert merged.header["choice"]["inapplicable"] == ["G1", "H1"]
+
+
 def test_outcome_of_a_check_without_clauses_is_not_lost():
     verdict = Verdict("bert", "unlisted", (), Outcome.ERROR, "the process died")
     assert ["bert", "!"] in [line.split() for line in table.render(report(verdict)).splitlines()]

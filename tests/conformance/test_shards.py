@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conformance.report.jsonl import Report, footer, merge, read
+from conformance.report.result import Result, exit_code, result
 from conformance.selection import Choice, chosen_pairs
 from conformance.shards import Shard, cost, costs_of
 from conformance.verdict import Outcome, Verdict
@@ -66,22 +67,71 @@ def test_a_shard_is_written_as_it_is_read():
     assert str(Shard.parsed(" 2 / 5")) == "2/5"
 
 
-def part(shard, *verdicts, platform="Linux-6.5.0-1025-azure-x86_64"):
-    header = {"environment": {"platform": platform}, "choice": {"models": "tiny", "checks": "all", "shard": shard}}
-    return Report(header, verdicts, footer(verdicts, seconds=1.0, complete=True))
+def part(shard, *verdicts, platform="Linux-6.5.0-1025-azure-x86_64", choice=(), complete=True, **header):
+    chosen = {"models": "tiny", "checks": "all", **dict(choice), **({"shard": shard} if shard else {})}
+    header = {"environment": {"platform": platform}, "choice": chosen, **header}
+    return Report(header, verdicts, footer(verdicts, seconds=1.0, complete=complete, header=header))
+
+
+ONE, TWO = Verdict("a", "x", ("R1",), Outcome.PASS), Verdict("b", "x", ("R1",), Outcome.PASS)
 
 
 def test_merged_shards_are_complete_once_all_are_there():
-    one, two = Verdict("a", "x", ("R1",), Outcome.PASS), Verdict("b", "x", ("R1",), Outcome.PASS)
-    (merged,) = merge([part("1/2", one), part("2/2", two, platform="Linux-6.8.0-1021-azure-x86_64")])
+    (merged,) = merge([part("1/2", ONE), part("2/2", TWO, platform="Linux-6.8.0-1021-azure-x86_64")])
     assert merged.passed
-    assert merged.verdicts == (one, two)
+    assert merged.verdicts == (ONE, TWO)
     assert merged.shard == ""
-    (merged,) = merge([part("1/3", one), part("3/3", two)])
+    (merged,) = merge([part("1/3", ONE), part("3/3", TWO)])
     assert not merged.complete
     assert merged.shard == "1,3/3"
-    (merged,) = merge([part("1/2", one), part("1/2", one)])
+    (merged,) = merge([part("1/2", ONE), part("1/2", ONE)])
     assert not merged.complete
+    (merged,) = merge([part("1/2", ONE), part("2/2", TWO, complete=False)])
+    assert not merged.complete
+
+
+def test_one_shard_alone_is_a_run_that_was_cut_short_though_its_own_run_passed():
+    alone = part("1/3", ONE)
+    assert result(alone) is Result.PASSED
+    assert exit_code(alone) == 0
+    (merged,) = merge([alone])
+    assert result(merged) is Result.CUT_SHORT
+    assert exit_code(merged) == 4
+    assert merged.shard == "1/3"
+
+
+OTHERS = {
+    "choice": {"choice": {"models": "own:mine:build"}},
+    "settings": {"settings": {"examples": 9}},
+    "code": {"code": "another"},
+    "expected": {"expected": [{"name": "a/R1", "said": "known", "model": "a", "checks": []}]},
+}
+
+
+@pytest.mark.parametrize("other", OTHERS.values(), ids=OTHERS)
+def test_shards_of_different_runs_do_not_complete_each_other(other):
+    (merged,) = merge([part("1/2", ONE), part("2/2", TWO, **other)])
+    assert not merged.complete
+    models = other.get("choice", {}).get("models", "tiny")
+    assert merged.shard == f"1/2 of tiny; 2/2 of {models}"
+    (merged,) = merge([part("1/2", ONE, **other), part("2/2", TWO), part("1/2", ONE), part("2/2", TWO, **other)])
+    assert merged.passed
+
+
+def test_a_whole_run_completes_the_shards_of_its_own_run_and_no_others():
+    platform = "Linux"  # of whole runs all of it must agree
+    whole = part("", ONE, TWO, platform=platform)
+    (merged,) = merge([part("1/2", ONE, platform=platform), whole])
+    assert merged.passed
+    (merged,) = merge([part("1/2", ONE, platform=platform, code="another"), whole])
+    assert not merged.complete
+    assert merged.shard == "1/2 of tiny"
+
+
+def test_what_a_users_own_model_was_does_not_part_its_shards():
+    parts = [part(f"{number}/2", ONE, choice={"own": {"own:mine:build": str(number)}}) for number in (1, 2)]
+    (merged,) = merge(parts)
+    assert merged.passed
 
 
 def verdicts(path):
@@ -104,6 +154,8 @@ def test_shards_merged_are_the_whole_run(sandbox, workers):
     assert "Shard" not in merged.stdout
     two = sandbox.conformance("report", *parts[:2])
     assert "Shard 1,2/3: the rest is in the other shards" in two.stdout
+    for some in (parts[:1], parts[:2]):
+        assert sandbox.conformance("report", *some, "--exit-code").returncode != 0
 
 
 def test_an_empty_shard_and_one_that_only_refuses_leave_the_verdict_to_the_others(sandbox):
@@ -112,6 +164,9 @@ def test_an_empty_shard_and_one_that_only_refuses_leave_the_verdict_to_the_other
         assert ran.returncode == 0, ran.stdout + ran.stderr
         assert f"Shard {number}/3" in ran.stdout
         assert read(sandbox.folder / f"{number}.jsonl").complete
+        alone = sandbox.conformance("report", f"{number}.jsonl", "--exit-code")
+        assert alone.returncode == 4, alone.stdout
+        assert "CUT SHORT" in alone.stdout
     assert len(read(sandbox.folder / "3.jsonl").verdicts) == 0
     merged = sandbox.conformance("report", "1.jsonl", "2.jsonl", "3.jsonl", "--exit-code")
     assert merged.returncode == 3

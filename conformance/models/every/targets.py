@@ -6,17 +6,16 @@ from typing import Any, List, Tuple
 
 
 def linear_layers(model: Any) -> List[str]:
-    """Return the paths of every Linear and of transformers' Conv1D."""
+    """Return the paths of every Linear and of transformers' Conv1D, of subclasses too, which PEFT takes for them."""
     import torch
+    from transformers.pytorch_utils import Conv1D
 
     # The output of torch's own attention never runs as a layer: its weight is read.
     unused = "NonDynamicallyQuantizableLinear"
     return [
         path
         for path, module in model.named_modules()
-        if path
-        and (isinstance(module, torch.nn.Linear) or type(module).__name__ == "Conv1D")
-        and type(module).__name__ != unused
+        if path and isinstance(module, (torch.nn.Linear, Conv1D)) and type(module).__name__ != unused
     ]
 
 

@@ -87,6 +87,15 @@ def test_names_are_unique_and_findable() -> None:
         model_named("lama")
 
 
+@pytest.mark.parametrize("name", list(MODELS))
+def test_rows_of_its_inputs_are_all_distinct(name: str) -> None:
+    model = MODELS[name]
+    for length in model.lengths:
+        inputs = model.inputs(4, length, torch.Generator().manual_seed(0))
+        rows = {str([value[row].tolist() for value in inputs.values()]) for row in range(4)}
+        assert len(rows) == 4
+
+
 def test_unknown_tag_is_refused() -> None:
     llama = model_named("llama")
     with pytest.raises(ValueError, match="'llama' has tags that do not exist: txt"):

@@ -1,16 +1,20 @@
 """What a user names is a model with inputs that it runs on, or an error that says what is missing."""
 
+import re
+import sys
+
 import peft
 import pytest
 import torch
 import transformers
 
-from conformance.models.named import SAMPLES, made_by
+from conformance.models.named import SAMPLES, made_by, raised
 from conformance.models.own import own_model
 from conformance.selection import CannotLoad
 from tests.conformance import own_models
 
 HERE = "tests.conformance.own_models"
+ODD = "tests.conformance.odd_models"
 
 
 @pytest.mark.parametrize(
@@ -49,6 +53,30 @@ def test_a_checkpoint_keeps_its_weights(tmp_path):
     assert own_model(f"own:{tmp_path}").tags == {"causal-lm", "generates"}
 
 
+def test_inputs_are_what_a_tokenizer_returns_too():
+    _, inputs = made_by(f"{ODD}:encoded")
+    assert type(inputs) is dict
+    assert set(inputs) == {"input_ids", "attention_mask"}
+    assert list(made_by(f"{ODD}:listed")[1]) == ["x"]
+
+
+def test_a_module_beside_the_user_is_found_from_any_entry_point(tmp_path, monkeypatch):
+    (tmp_path / "module_of_this_folder.py").write_text("from tests.conformance.own_models import module as build\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path])
+    model, _ = made_by("module_of_this_folder:build")
+    assert type(model) is own_models.Pooling
+    assert sys.path.count(str(tmp_path)) == 1
+
+
+def test_an_error_is_placed_in_the_users_own_code():
+    with pytest.raises(CannotLoad, match=r"raised RuntimeError: no weights here \[.*own_models\.py:\d+\]"):
+        made_by(f"{HERE}:raising")
+    with pytest.raises(TypeError) as caught:
+        own_models.module()[0](nothing=1)
+    assert re.search(r"test_named\.py:\d+\]$", raised(caught.value))
+
+
 def test_an_adapter_is_not_taken_for_a_model(tmp_path):
     peft.get_peft_model(own_models.causal()[0], peft.LoraConfig(target_modules=["q_proj"])).save_pretrained(tmp_path)
     with pytest.raises(CannotLoad, match="adapter of PEFT"):
@@ -63,6 +91,10 @@ def test_an_adapter_is_not_taken_for_a_model(tmp_path):
         (f"{HERE}:nothing", "should return"),
         (f"{HERE}:raising", "no weights here"),
         ("/no/such/folder", "folder of a checkpoint"),
+        (f"{ODD}:positional", r"the inputs a dict by argument name, but returned them as a tuple\. Name them"),
+        (f"{ODD}:tensor", "the inputs a dict by argument name, but returned them as a Tensor"),
+        (f"{ODD}:triple", "but returned 3 things: Odd, dict, str"),
+        (f"{ODD}:exchanged", "but returned a dict as model, which is no torch.nn.Module"),
     ],
 )
 def test_what_cannot_be_had_is_said(spec, said):

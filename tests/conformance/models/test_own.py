@@ -2,13 +2,17 @@
 
 import pytest
 import torch
+from torch import nn
 
 from conformance.models import model_named
-from conformance.models.own import own_model
+from conformance.models.own import _targets, own_model
+from conformance.scenarios import Adapter
 from conformance.selection import CannotLoad, chosen_models
-from conformance.subject import routes
+from conformance.subject import routes, with_adapters
+from tests.conformance import odd_models
 
 HERE = "own:tests.conformance.own_models"
+ODD = "own:tests.conformance.odd_models"
 
 
 def test_a_module_is_adapted_on_its_linear_layers_by_endings_that_nothing_else_has():
@@ -34,6 +38,32 @@ def test_a_causal_model_generates_whether_it_has_adapters_or_not():
         assert not [name for name, _ in model.build().named_modules() if "lora" in name]
         assert model.architecture == "LlamaForCausalLM"
     assert "q_proj" in model.targets
+
+
+@pytest.mark.parametrize(
+    ("function", "targets"),
+    [("injected", {"up", "down"}), ("prompted", {"q_proj", "lm_head"}), ("namesakes", {"scaled"})],
+)
+def test_targets_are_what_peft_takes_for_a_linear_layer_of_the_model_without_adapters(function, targets):
+    model = own_model(f"{ODD}:{function}")
+    assert targets <= set(model.targets)
+    assert not [target for target in model.targets if "lora" in target or "base" in target or target == "mine"]
+    with_adapters(model, [Adapter("ann", targets=model.targets)], 0, "cpu")
+
+
+def test_layers_whose_weights_are_no_numbers_to_add_to_are_no_targets(monkeypatch):
+    def without_up():
+        model, inputs = odd_models.made()
+        model.up.weight = nn.Parameter(model.up.weight.data.to(torch.uint8), requires_grad=False)
+        return model, inputs
+
+    assert list(_targets(without_up()[0])) == ["down"]
+
+
+def test_two_samples_that_are_equal_in_every_input_are_refused():
+    with pytest.raises(CannotLoad, match=r"samples 1 and 3 are equal in all of \['x'\], but any two should differ"):
+        own_model(f"{ODD}:equal_samples")
+    assert own_model(f"{ODD}:equal_masks").targets
 
 
 def test_it_is_found_by_name_and_chosen_beside_others():

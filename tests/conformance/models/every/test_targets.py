@@ -1,5 +1,6 @@
 import pytest
 import torch
+from transformers.pytorch_utils import Conv1D
 
 from conformance.models.every.targets import convolutions, embeddings, expert_parameters, layers, linear_layers
 
@@ -21,15 +22,19 @@ class ToyExperts(torch.nn.Module):
         self.bias = torch.nn.Parameter(torch.zeros(2, 3))
 
 
-class Conv1D(torch.nn.Module):
-    """Called as transformers calls its transposed Linear."""
+class Namesake(torch.nn.Module):
+    """Called as transformers calls its transposed Linear, which PEFT would not take it for."""
+
+
+Namesake.__name__ = "Conv1D"
 
 
 @pytest.fixture
 def model():
     made = torch.nn.Module()
     made.words, made.places, made.scaled = torch.nn.Embedding(4, 2), OwnLookup(4, 2), ScaledWordEmbedding(4, 2)
-    made.linear, made.transposed = torch.nn.Linear(2, 2), Conv1D()
+    made.linear, made.transposed = torch.nn.Linear(2, 2), Conv1D(2, 2)
+    made.namesake = Namesake()
     made.attention = torch.nn.MultiheadAttention(4, 2)
     made.whole, made.grouped = torch.nn.Conv2d(4, 4, 1), torch.nn.Conv2d(4, 4, 1, groups=2)
     made.experts = ToyExperts()
