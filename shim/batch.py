@@ -11,7 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from shim import graphs
 from shim.errors import AdapterNamesError, RefusedError, UnknownAdapterError
 from shim.kernels.attention import at_rest, check_attention, is_attention
-from shim.modules import Found, Layers, is_compiled, layer_kinds, layers_in_evaluation, walk
+from shim.modules import Changes, Found, Layers, changes_of, is_compiled, layer_kinds, layers_in_evaluation, walk
 from shim.selection import BASE, Selection
 
 # The methods whose layers ask for their adapter when they run, shown by tests/shim/test_methods.py. Others choose
@@ -49,6 +49,8 @@ class MixedBatch:
     """For a model in training mode, its modules that are not; None for one in evaluation mode."""
     is_compiled: bool = False
     """Whether torch.compile has made graphs of a part of the model, or of all of it."""
+    changes: Changes = ()
+    """The hooks and the forwards of somebody else's on its modules, on which what rows there are hangs, too."""
 
     @property
     def is_training(self) -> bool:
@@ -74,9 +76,11 @@ def resolve(model: Any, adapter_names: Any) -> MixedBatch:
     names = _names(adapter_names)
     _check_loaded(model, names)
     _check_methods(model, names)
-    layers = layers_in_evaluation(model, set(names))
+    known = layers_in_evaluation(model, set(names))
     in_evaluation, compiled = None, False
-    if layers is None:
+    if known is not None:
+        layers, changes = known
+    else:
         modules = list(walk(model, set(names)))
         compiled = _is_compiled(modules)
         if model.training:
@@ -86,12 +90,14 @@ def resolve(model: Any, adapter_names: Any) -> MixedBatch:
         else:
             _check_evaluation_mode(modules)
         layers = tuple((found.name, found.module) for found in modules if found.is_layer)
+        changes = changes_of(modules)
+    _check_held(model, names, layers)
     _check_state(model, names, layers)
     rows: Dict[str, List[int]] = {}
     for row, name in enumerate(names):
         rows.setdefault(name, []).append(row)
     groups = tuple(Group(name, tuple(r)) for name, r in rows.items())
-    return MixedBatch(model, names, groups, layers, in_evaluation, compiled)
+    return MixedBatch(model, names, groups, layers, in_evaluation, compiled, changes)
 
 
 def by_row(batch: MixedBatch) -> MixedBatch:
@@ -175,6 +181,25 @@ def _check_methods(model: Any, names: Tuple[str, ...]) -> None:
         reason = _unsupported(model.peft_config[adapter])
         if reason is not None:
             raise RefusedError(f"adapter {adapter!r} {reason}. Run its rows in a call of their own instead")
+
+
+def _check_held(model: Any, names: Tuple[str, ...], layers: Layers) -> None:
+    """Check that a layer holds each adapter but prompts, which else nobody would heed.
+
+    Raises:
+        RefusedError: none does.
+    """
+    in_layers = {name for name, config in model.peft_config.items() if method_of(config) in CHOSEN_IN_LAYERS}
+    wanted = in_layers.intersection(names)
+    if BASE in names and not layers:
+        wanted = in_layers  # what was merged is in the base's weights, too
+    for adapter in sorted(wanted):
+        if not any(holds(layer, adapter) for _, layer in layers):
+            raise RefusedError(
+                f"adapter {adapter!r} is loaded, but no layer of the model holds it, as after merge_and_unload() or "
+                "unload(): its rows would be those of whatever the model is now. Load the adapters on the base model "
+                "anew, or call it without adapter_names"
+            )
 
 
 def _is_compiled(modules: List[Found]) -> bool:

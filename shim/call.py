@@ -14,11 +14,11 @@ from typing import Any, Callable, Iterator, Mapping, Sequence
 import torch
 
 from shim.batch import MixedBatch, resolve
-from shim.errors import AdapterNamesError
-from shim.graphs import Graphs
+from shim.errors import AdapterNamesError, RefusedError
+from shim.graphs import Graphs, can_serve
 from shim.modules import base_model_of, has_adapters, is_compiled
 from shim.no_trace import failure_leaves_no_trace
-from shim.prompts import method_of_model
+from shim.prompts import heeding_names, method_of_model
 from shim.ranks import ranks_of
 from shim.recording import check_not_recorded
 from shim.routing.inputs import Inputs, check_owners, check_sample_count, parameter_names
@@ -62,13 +62,15 @@ def _with_adapter_names(original: Method, run: Run) -> Method:
 
 
 def call_with_adapter_names() -> Method:
-    """Return how a PEFT model is called: where it is compiled as a whole, names are seen before dynamo sees them."""
+    """Return how a PEFT model is called: names are seen before dynamo, or a forward of the base's, sees them."""
     module = torch.nn.Module
 
     def call(model: Any, *args: Any, **kwargs: Any) -> Any:
-        if kwargs.get("adapter_names") is None or is_compiling() or not is_compiled(model):
+        if kwargs.get("adapter_names") is None or is_compiling():
             return module.__call__(model, *args, **kwargs)
-        return _through_graph(model, module.__call__, args, kwargs)
+        if can_serve() and is_compiled(model):
+            return _through_graph(model, module.__call__, args, kwargs)
+        return module.__call__(heeding_names(model), *args, **kwargs)
 
     return call
 
@@ -162,6 +164,26 @@ def own_generate_with_adapter_names(original: Method) -> Method:
 
     generate.takes_adapter_names = True  # type: ignore[attr-defined]
     return generate
+
+
+def method_without_adapter_names(original: Method) -> Method:
+    """Return `original`, a method of transformers that drops keywords which it does not know, refusing `adapter_names`.
+
+    Raises:
+        RefusedError: they are given.
+    """
+
+    @functools.wraps(original)
+    def method(model: Any, *args: Any, adapter_names: Any = None, **kwargs: Any) -> Any:
+        if adapter_names is not None:
+            raise RefusedError(
+                f"adapter_names is given to {original.__name__}, but should not be: it batches requests as they come, "
+                "and would give every one the active adapter. Call generate(…, adapter_names=[…]), or "
+                f"{original.__name__} without names for each adapter in turn"
+            )
+        return original(model, *args, **kwargs)
+
+    return method
 
 
 def _own(original: Method, run: Run, model: Any, args: Sequence[Any], kwargs: Mapping[str, Any], names: Any) -> Any:

@@ -9,7 +9,7 @@ from typing import Any, Callable, Dict, FrozenSet, Iterator, Tuple
 
 import torch
 
-from shim.routing.tree import is_state, map_leaves
+from shim.routing.tree import is_object, is_state, map_leaves
 
 _VALUES = (bool, int, float, complex, str, bytes, type(None))
 _CONTAINERS = (dict, list, tuple, set, collections.deque)
@@ -97,7 +97,7 @@ def copied(value: Any, is_written: IsWritten) -> Any:
             return leaf.detach().clone() if is_written(leaf) else leaf
         return leaf if isinstance(leaf, (*_VALUES, dict, list, tuple, set)) else _Unknown(type(leaf).__name__)
 
-    return map_leaves(copy, value)
+    return map_leaves(copy, value, is_leaf=is_object)
 
 
 class _Unknown:

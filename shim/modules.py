@@ -4,11 +4,27 @@ from __future__ import annotations
 
 import weakref
 from dataclasses import dataclass
-from typing import Any, Dict, Iterator, List, Mapping, NamedTuple, Optional, Set, Tuple
+from typing import Any, Dict, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple
 
 import torch
 
 Layers = Tuple[Tuple[str, Any], ...]
+
+
+@dataclass(frozen=True)
+class Change:
+    """What somebody else has put on a module, by its place in the model: equal where that is the very same.
+
+    hooks: by the numbers that torch gives to no other hook. forward: a forward of the module's own, weakly.
+    """
+
+    place: int
+    pre_hooks: Tuple[int, ...]
+    hooks: Tuple[int, ...]
+    forward: Any
+
+
+Changes = Tuple[Change, ...]
 
 
 class Found(NamedTuple):
@@ -91,10 +107,17 @@ def layer_kinds() -> Tuple[Any, Any]:
 
 @dataclass(frozen=True)
 class _Known:
-    """The adapted layers of a model when they were last looked up by name."""
+    """The adapted layers of a model when they were last looked up by name.
 
-    modules: Tuple[Any, ...]
-    layers: Layers
+    Held weakly: a hook on one may hold the model, which would then never go.
+    """
+
+    modules: Tuple[weakref.ref[Any], ...]
+    layers: Tuple[Tuple[str, weakref.ref[Any]], ...]
+
+    def are(self, modules: List[Any]) -> bool:
+        """Whether `modules` are these very ones."""
+        return len(self.modules) == len(modules) and all(ref() is module for ref, module in zip(self.modules, modules))
 
 
 # What an adapter is mostly made of, and does the same whatever its mode: a call does not look at each of these.
@@ -102,13 +125,14 @@ _PASSIVE = frozenset({torch.nn.Linear, torch.nn.Identity, torch.nn.Conv1d, torch
 _KNOWN: weakref.WeakKeyDictionary[Any, _Known] = weakref.WeakKeyDictionary()
 
 
-def layers_in_evaluation(model: Any, adapters: Set[str]) -> Optional[Layers]:
+def layers_in_evaluation(model: Any, adapters: Set[str]) -> Optional[Tuple[Layers, Changes]]:
     """Return the adapted layers of a model all of whose modules are in evaluation mode and none is compiled.
 
-    None where one is not: look closer, by `walk`. Every call does this, so it goes over the modules once, and
-    gathers names only where the layers are others than at the last call.
+    Beside them what was changed on its modules. None where one is not: look closer, by `walk`. Every call does this, so
+    it goes over the modules once, and gathers names only where the layers are others than at the last call.
     """
     found: List[Any] = []
+    changes: List[Change] = []
     seen: Set[int] = set()
     stack: List[Any] = [model]
     kinds: Dict[type, bool] = {}
@@ -121,6 +145,8 @@ def layers_in_evaluation(model: Any, adapters: Set[str]) -> Optional[Layers]:
         state = vars(module)
         if state.get("training", True) or is_compiled(module):
             return None
+        if state["_forward_hooks"] or state["_forward_pre_hooks"] or "forward" in state:
+            changes.append(_change(len(seen), state))
         kind = type(module)
         is_layer = kinds.get(kind)
         if is_layer is None:
@@ -136,9 +162,37 @@ def layers_in_evaluation(model: Any, adapters: Set[str]) -> Optional[Layers]:
             elif child is not None:
                 stack.append(child)
     known = _KNOWN.get(model)
-    if known is None or len(known.modules) != len(found) or any(a is not b for a, b in zip(known.modules, found)):
-        _KNOWN[model] = _Known(tuple(found), tuple(adapter_layers(model)))
-    return _KNOWN[model].layers
+    if known is None or not known.are(found):
+        layers = tuple(adapter_layers(model))
+        refs = tuple((name, weakref.ref(layer)) for name, layer in layers)
+        _KNOWN[model] = _Known(tuple(map(weakref.ref, found)), refs)
+    else:
+        layers = tuple([(name, layer()) for name, layer in known.layers])
+    return layers, tuple(changes)
+
+
+def changes_of(modules: Sequence[Found]) -> Changes:
+    """Return what was changed on `modules`, as `layers_in_evaluation` does."""
+    return tuple(
+        _change(place, state)
+        for place, state in enumerate(vars(found.module) for found in modules)
+        if state["_forward_hooks"] or state["_forward_pre_hooks"] or "forward" in state
+    )
+
+
+def _change(place: int, state: Mapping[str, Any]) -> Change:
+    forward = _reference(state.get("forward"))
+    return Change(place, tuple(state["_forward_pre_hooks"]), tuple(state["_forward_hooks"]), forward)
+
+
+def _reference(function: Any) -> Any:
+    """Return what is equal to itself while `function` lives and to nothing else, and does not keep it alive."""
+    try:
+        found = weakref.ref(function)
+        hash(found)
+        return found
+    except TypeError:
+        return None if function is None else id(function)
 
 
 def base_model_of(model: Any) -> Any:

@@ -10,9 +10,9 @@ import numpy
 import torch
 
 from shim import kept
+from shim.caches import failure_restores
 from shim.modules import base_model_of, named_modules
 from shim.routing.sampling import own_generators
-from shim.routing.tree import map_leaves, replace_state
 
 _ABSENT: Any = object()
 
@@ -42,15 +42,13 @@ def failure_leaves_no_trace(model: Any, caches: Dict[str, Any]) -> Iterator[None
     next call, which one that failed before its first forward leaves unfit for any.
     """
     restore, held = remember(model), kept.kept_by_keepers(model)
-    before = {name: map_leaves(lambda _, leaf: leaf, cache) for name, cache in caches.items()}
     written = _attributes_that_generate_writes(model)
     try:
-        yield
+        with failure_restores(caches):
+            yield
     except BaseException:
         restore()
         held.restore()
-        for name, cache in caches.items():
-            replace_state(cache, before[name])
         raise
     finally:
         for owner, attribute, value in written:
@@ -63,8 +61,8 @@ def failure_leaves_no_trace(model: Any, caches: Dict[str, Any]) -> Iterator[None
 def _attributes_that_generate_writes(model: Any) -> List[Tuple[Any, str, Any]]:
     base = base_model_of(model)
     owners = [(base, "generation_config"), (base, "_cache")]
-    if base is not model:  # PEFT's, between the two
-        tuner = model.base_model
+    tuner = getattr(model, "base_model", base)
+    if base is not model and tuner is not base:  # PEFT's, between the two; without it, it runs on copies (`prompts`)
         owners += [(tuner, "prepare_inputs_for_generation"), (tuner, "generation_config")]
     return [(owner, name, vars(owner).get(name, _ABSENT)) for owner, name in owners]
 

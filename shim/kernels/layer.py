@@ -5,13 +5,18 @@ from __future__ import annotations
 from typing import Any, Dict, Iterable, Optional, Sequence, Tuple, Union
 
 import torch
+from torch.nn.modules import module as torch_module
 
 from shim.kernels.lora import KEPT_UP_TO, Bank, Scratch, Segments, bank_in_place, bank_of, pays_to_copy
 from shim.kernels.tables import RowTable
 from shim.kernels.triton_lora import Fused, fused, serves
-from shim.kernels.weights import Weights, weights_by_rank
+from shim.kernels.weights import Weights, has_plain_dropout, weights_by_rank
 
 Product = Union[Bank, Segments, Fused]
+
+# Classes of torch whose forward makes its output anew, and that forward as it was when this was imported: `Identity`,
+# say, hands out its input, and whatever is not known may hold what it returns.
+_MAKES_ANEW = {kind: kind.forward for kind in (torch.nn.Linear, torch.nn.Embedding)}
 
 
 class Memory:
@@ -40,7 +45,7 @@ def run_linear(
         training: whether adapters may drop out.
     """
     dropped = _dropout_of_all(layer, table.adapters) if training else 0.0
-    if dropped is None:
+    if dropped is None or _hooks_of_all_modules():
         return run_modules(layer, x, dim, table)
     by_triton = _fused(layer, x, table, memory) if not training and serves(x) else None
     products: Optional[Iterable[Product]] = [by_triton] if by_triton is not None else None
@@ -48,7 +53,7 @@ def run_linear(
         products = _products(layer, x.numel() // (table.size * x.shape[-1]), table, memory)
     if products is None:
         return run_modules(layer, x, dim, table)
-    y = _writable(layer.base_layer(x))
+    y = _base_output(layer.base_layer, x)
     if dropped:
         x = torch.nn.functional.dropout(x.to(layer.lora_A[table.adapters[0]].weight.dtype), dropped)
     if dim is None:
@@ -117,7 +122,7 @@ def run_modules(layer: Any, x: torch.Tensor, dim: Optional[int], table: RowTable
         x: (..., in) for a linear layer, (...) for an embedding, (rows, ...) for a convolution.
         dim: the dimension of the rows; None where all that are not features count as one.
     """
-    y = _writable(layer.base_layer(x))
+    y = _base_output(layer.base_layer, x)
     shape = y.shape
     if dim is None:
         features = y.dim() - 1
@@ -137,17 +142,33 @@ def _product(layer: Any, x: torch.Tensor, adapter: str) -> Any:
     return up(down(layer.lora_dropout[adapter](x.to(down.weight.dtype)))) * layer.scaling[adapter]
 
 
-def _writable(y: torch.Tensor) -> torch.Tensor:
-    """Return what the base layer returned, to be added to in place: a copy where a graph or a hook may hold it."""
-    return y.clone() if torch.is_grad_enabled() else y
+def _base_output(base: Any, x: torch.Tensor) -> torch.Tensor:
+    """Return the output of a base layer, to be added to in place: a copy where anybody else may hold it.
+
+    A graph does, and a hook may: one that captures, returns what it stored, or gives back the input.
+    """
+    copies = torch.is_grad_enabled() or not _makes_anew(base)  # asked first: a hook may take itself off
+    y: torch.Tensor = base(x)
+    return y.clone() if copies else y
+
+
+def _makes_anew(base: Any) -> bool:
+    """Whether a call of `base` runs a forward that is known to make its output anew, and nothing else."""
+    state = vars(base)
+    if _MAKES_ANEW.get(type(base)) is not type(base).forward or state["_forward_hooks"] or state["_forward_pre_hooks"]:
+        return False
+    return not _hooks_of_all_modules() and "forward" not in state and state.get("_compiled_call_impl") is None
+
+
+def _hooks_of_all_modules() -> Any:
+    """Return the hooks that torch calls around every module, empty where there is none."""
+    return torch_module._global_forward_hooks or torch_module._global_forward_pre_hooks
 
 
 def _dropout_of_all(layer: Any, adapters: Sequence[str]) -> Optional[float]:
     """Return the probability with which all `adapters` drop out; None where they differ, or drop in another way."""
-    found = set()
-    for adapter in adapters:
-        module = layer.lora_dropout[adapter]
-        if type(module) not in (torch.nn.Dropout, torch.nn.Identity) or module._forward_hooks:
-            return None
-        found.add(float(module.p) if module.training and type(module) is torch.nn.Dropout else 0.0)
+    if not has_plain_dropout(layer, adapters):
+        return None
+    modules = [layer.lora_dropout[adapter] for adapter in adapters]
+    found = {float(one.p) if one.training and type(one) is torch.nn.Dropout else 0.0 for one in modules}
     return found.pop() if len(found) == 1 else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import repeat
+from itertools import chain, repeat
 from operator import attrgetter, contains, itemgetter
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple, TypeVar
 
@@ -12,8 +12,11 @@ import torch
 from shim.routing.storage import storage_of
 
 # In C, adapter by adapter: a decoded token goes through here once for each layer.
+_HOOKS = itemgetter("_forward_hooks", "_forward_pre_hooks", "_backward_hooks")
 _STATE = itemgetter("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_parameters")
 _KIND = attrgetter("shape", "dtype")
+_LINEAR = {torch.nn.Linear}
+_DROPOUT = {torch.nn.Dropout, torch.nn.Identity}
 _Value = TypeVar("_Value")
 # A DTensor, say, is what its module makes of it.
 _PLAIN = (torch.nn.Parameter, torch.Tensor)
@@ -31,8 +34,11 @@ class Weights:
 def weights_by_rank(layer: Any, adapters: Sequence[str]) -> Optional[List[Tuple[List[int], Weights]]]:
     """Return the adapters' positions and weights, those of one rank and dtype together.
 
-    None where some adapter is more than two weights and a scaling: a bias, a hook, a parametrization.
+    None where some adapter is more than two weights and a scaling: a bias, a hook (one that prunes or normalises
+    makes the weight anew at each call), a parametrization, or another module than a dropout in its dropout's place.
     """
+    if not has_plain_dropout(layer, adapters):
+        return None
     downs, ups = (_only_weights(vars(layer)["_modules"][name]._modules, adapters) for name in ("lora_A", "lora_B"))
     if downs is None or ups is None:
         return None
@@ -56,15 +62,32 @@ def _only_weights(modules: Mapping[str, Any], adapters: Sequence[str]) -> Option
     """Return the weights of linear modules that are nothing else; None where calling one may do more."""
     found = [modules[adapter] for adapter in adapters]
     states = list(map(vars, found))
-    if set(map(type, found)) != {torch.nn.Linear} or any(map(contains, states, repeat("forward"))):
+    if not _LINEAR.issuperset(map(type, found)) or _replaced(states):
         return None
     weights = []
     for forward_hooks, pre_hooks, backward_hooks, parameters in map(_STATE, states):
-        weight = parameters["weight"]
-        if forward_hooks or pre_hooks or backward_hooks or parameters["bias"] is not None or type(weight) not in _PLAIN:
+        if forward_hooks or pre_hooks or backward_hooks or parameters.get("bias") is not None:
+            return None
+        weight = parameters.get("weight")  # none where something else makes it: flat parameters
+        if type(weight) not in _PLAIN:
             return None
         weights.append(weight)
     return weights
+
+
+def has_plain_dropout(layer: Any, adapters: Sequence[str]) -> bool:
+    """Whether each adapter's `lora_dropout` is torch's or none: that nobody put another module or a hook there."""
+    modules = vars(layer)["_modules"]["lora_dropout"]._modules
+    found = [modules[adapter] for adapter in adapters]
+    states = list(map(vars, found))
+    if not _DROPOUT.issuperset(map(type, found)) or _replaced(states):
+        return False
+    return not any(chain.from_iterable(map(_HOOKS, states)))
+
+
+def _replaced(states: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether a module, of which this is what it holds, has a forward of its own."""
+    return any(map(contains, states, repeat("forward")))
 
 
 def side_by_side(tensors: Sequence[torch.Tensor]) -> Optional[torch.Tensor]:

@@ -17,7 +17,7 @@ def replacements() -> Sequence[Replacement]:
     """Let layers leave their rows to the call and ask it for their adapter, and models take `adapter_names`."""
     from shim import recompute
 
-    return [*_layer_properties(), *_model_methods(), *_compiled(), *recompute.replacements()]
+    return [*_layer_properties(), *_model_methods(), *_hooks(), *_compiled(), *recompute.replacements()]
 
 
 def _layer_properties() -> Iterator[Replacement]:
@@ -56,17 +56,32 @@ def _model_methods() -> Iterator[Replacement]:
         yield Replacement.by(peft.PeftModel, "generate", generate_with_adapter_names(_generate))
 
 
+def _hooks() -> Iterator[Replacement]:
+    """Let a call that raises take off aLoRA's hooks."""
+    from peft import peft_model
+    from peft.tuners.lora import LoraModel
+
+    from shim.alora import taken_off_after_failure
+
+    # Breakpoint: huggingface/peft#2609, peft 0.18.0: aLoRA.
+    if hasattr(peft_model, "get_alora_offsets_for_forward"):
+        for cls in with_subclasses(LoraModel):
+            original = vars(cls).get("_enable_peft_forward_hooks")
+            if original is not None:
+                yield Replacement(cls, "_enable_peft_forward_hooks", taken_off_after_failure(original))
+
+
 def _compiled() -> Iterator[Replacement]:
-    """Let names through to a model that torch.compile has made graphs of as a whole."""
+    """Let names through to a model with a forward of other's: that of torch.compile, or of `disable_adapter()`."""
     import peft
 
     from shim import graphs
     from shim.call import call_with_adapter_names, compiled_call_with_adapter_names
     from shim.selection import selected_graphs
 
+    for cls in (peft.PeftModel, peft.PeftMixedModel):
+        yield Replacement.by(cls, "__call__", call_with_adapter_names())
     if graphs.can_serve():
-        for cls in (peft.PeftModel, peft.PeftMixedModel):
-            yield Replacement.by(cls, "__call__", call_with_adapter_names())
         yield from graphs.replacements(compiled_call_with_adapter_names, selected_graphs)
 
 

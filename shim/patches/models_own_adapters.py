@@ -6,7 +6,8 @@ the model without a PEFT model around it. Models that take any keyword then run 
 
 from __future__ import annotations
 
-from typing import Any, Sequence, Type
+import inspect
+from typing import Any, Iterator, Sequence, Type
 
 from shim.patch import Patch, Replacement, with_subclasses
 from shim.patches import toys
@@ -37,6 +38,7 @@ def replacements() -> Sequence[Replacement]:
         # Not `forward`, of which each class has one of its own.
         Replacement.by(PreTrainedModel, "__call__", own_call_with_adapter_names()),
         *(found for cls in with_subclasses(*owners) for found in _generate_of(cls)),
+        *_continuous(GenerationMixin),
         # transformers imports a model when it is first used: the classes to come may have their own generate, too.
         *(Replacement(owner, "__init_subclass__", _telling_of_subclasses(owner)) for owner in owners),
     ]
@@ -49,6 +51,23 @@ def _generate_of(cls: Any) -> Sequence[Replacement]:
     if original is None or hasattr(original, "takes_adapter_names"):
         return ()
     return (Replacement(cls, "generate", own_generate_with_adapter_names(original)),)
+
+
+def _continuous(owner: Any) -> Iterator[Replacement]:
+    """Refuse names where requests are batched as they come: a thread of its own runs them."""
+    from shim.call import method_without_adapter_names
+
+    # Breakpoint: huggingface/transformers#35727, 4.52 or 4.53: continuous batching.
+    names = ("generate_batch", "init_continuous_batching", "continuous_batching_context_manager")
+    for cls in owner.__mro__:
+        for name in names:
+            original = vars(cls).get(name)
+            if original is not None and _drops_keywords(original):
+                yield Replacement(cls, name, method_without_adapter_names(original))
+
+
+def _drops_keywords(method: Any) -> bool:
+    return any(p.kind is p.VAR_KEYWORD for p in inspect.signature(method).parameters.values())
 
 
 def _telling_of_subclasses(owner: Any) -> Any:

@@ -50,8 +50,12 @@ def plan_ahead(
 def save(model: Any, path: Union[str, os.PathLike[str]]) -> int:
     """Write the plans of `model` as JSON and return their number; see `shim.save_plans`."""
     store = store_of(model)
-    plans = [[key, to_json(value)] for key, value in list(store.exact.items()) if isinstance(value, Plan)]
-    general = [[key, to_json(family.general)] for key, family in list(store.families.items()) if family.general]
+    exact, families = [
+        [(key, value) for key, value in list(held.items()) if _means_the_same_elsewhere(key)]
+        for held in (store.exact, store.families)
+    ]
+    plans = [[key, to_json(value)] for key, value in exact if isinstance(value, Plan)]
+    general = [[key, to_json(family.general)] for key, family in families if family.general]
     data = {"format": FORMAT, "fingerprint": fingerprint(model), "plans": plans, "general": general}
     Path(path).write_text(json.dumps(data), encoding="utf-8")
     return len(plans)
@@ -102,6 +106,13 @@ def fingerprint(model: Any) -> str:
         str(config),
     ]
     return hashlib.sha256(json.dumps(about).encode()).hexdigest()[:16]
+
+
+def _means_the_same_elsewhere(key: Any) -> bool:
+    """Whether a key is made of values alone; hooks and forwards on modules are those of this process."""
+    if isinstance(key, tuple):
+        return all(map(_means_the_same_elsewhere, key))
+    return key is None or isinstance(key, (str, int, float))
 
 
 def _names(model: Any, size: int) -> Sequence[str]:

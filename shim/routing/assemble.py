@@ -8,7 +8,7 @@ import torch
 
 from shim.batch import Group
 from shim.errors import RefusedError
-from shim.routing.layout import CONSTANT, COUNT, ROWS, SHARED, Layout, Rule, rows_of, same_constant, same_values
+from shim.routing.layout import CONSTANT, COUNT, ROWS, SHARED, Layout, Rule, brief, rows_of, same_constant, same_values
 from shim.routing.tree import by_path, map_leaves, shown
 
 
@@ -119,5 +119,5 @@ def _check_shapes(path: str, values: List[Any], groups: Sequence[Group], rule: R
 
 def _by_adapter(values: Sequence[Any], groups: Sequence[Group]) -> str:
     names = ", ".join(group.adapter for group in groups)
-    values_seen = {str(getattr(value, "shape", value))[:60] for value in values}
+    values_seen = {str(value.shape) if isinstance(value, torch.Tensor) else brief(value) for value in values}
     return f"its value depends on the adapter ({names}: {', '.join(sorted(values_seen))})"

@@ -228,8 +228,9 @@ def _attributes_restored(module: Any) -> Iterator[None]:
 
 
 def _hooks(name: str, route: UnitRoute, inside: List[Any]) -> Tuple[Callable[..., None], Callable[..., None]]:
-    def begin(module: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
-        if not is_routed_by(route):
+    def begin(module: Any, args: Sequence[Any], kwargs: Optional[Mapping[str, Any]] = None) -> None:
+        # None for another thread that comes between the two steps in which torch registers a hook with keywords.
+        if kwargs is None or not is_routed_by(route):
             return  # another thread's call, or a trace within this one
         if inside:
             inside.append(None)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import enum
 import functools
 import inspect
 import numbers
@@ -16,7 +15,7 @@ from shim.batch import MixedBatch
 from shim.errors import AdapterNamesError, RefusedError
 from shim.modules import base_model_of
 from shim.routing.rows import RowRule
-from shim.routing.tree import by_path, is_cache, map_leaves
+from shim.routing.tree import VALUES, by_path, is_cache, is_object, map_leaves
 
 # Inputs whose first dimension transformers documents as the batch, whatever the model.
 PER_SAMPLE: FrozenSet[str] = frozenset(
@@ -27,14 +26,9 @@ PER_SAMPLE: FrozenSet[str] = frozenset(
 )
 # Inputs that transformers documents as one for the whole batch, even when a dimension equals its size.
 SHARED: FrozenSet[str] = frozenset(
-    "cache_position head_mask decoder_head_mask cross_attn_head_mask encoder_head_mask".split()
+    "cache_position logits_to_keep head_mask decoder_head_mask cross_attn_head_mask encoder_head_mask".split()
 )
-# What no forward changes.
-VALUES: Tuple[type, ...] = (
-    *(bool, int, float, complex, str, bytes, type(None)),
-    *(enum.Enum, torch.dtype, torch.device, slice, range),
-)
-# The same of a model's inputs, beside tensors; an empty container is a leaf too.
+# The inputs that no forward changes, beside tensors; an empty container is a leaf too.
 _KNOWN: Tuple[type, ...] = (
     torch.Tensor,
     *VALUES,
@@ -83,12 +77,13 @@ class Inputs:
         return {path: leaf for path, leaf in self.leaves().items() if isinstance(leaf, torch.Tensor)}
 
     def leaves(self) -> Dict[str, Any]:
-        """Return every leaf by path, beginning with the argument's name."""
-        return {p: leaf for name, value in self.values.items() for p, leaf in by_path(value, name).items()}
+        """Return every leaf by path, beginning with the argument's name; an object is one: a forward may fill it."""
+        given = (by_path(value, name, is_object) for name, value in self.values.items())
+        return {path: leaf for found in given for path, leaf in found.items()}
 
     def map(self, function: Callable[[str, Any], Any]) -> Inputs:
         """Return inputs with `function(path, leaf)` in the place of each leaf; containers are new."""
-        values = {name: map_leaves(function, value, name) for name, value in self.values.items()}
+        values = {name: map_leaves(function, value, name, is_object) for name, value in self.values.items()}
         return Inputs(values, self.positional)
 
 

@@ -14,7 +14,7 @@ import torch
 
 from shim.batch import Group
 from shim.errors import RefusedError
-from shim.routing.tree import by_path, shown
+from shim.routing.tree import VALUES, by_path, is_ours, shown
 
 ROWS, TILES, SHARED, COUNT, CONSTANT = "rows", "tiles", "shared", "count", "constant"
 
@@ -89,9 +89,17 @@ def _rule_of_constant(path: str, whole: Any, parts: List[Any], groups: Sequence[
     if type(whole) is int and whole == sum(counts) and parts == counts:
         return Rule(COUNT)
     raise RefusedError(
-        f"output {shown(path)} is {whole!r} for the whole batch and {parts[0]!r} for a part of it, so it cannot be "
-        "put together. Ask for fewer outputs, or run one adapter a call"
+        f"output {shown(path)} is {brief(whole)} for the whole batch and {brief(parts[0])} for a part of it, so it "
+        "cannot be put together. Ask for fewer outputs, or run one adapter a call"
     )
+
+
+def brief(value: Any) -> str:
+    """Return how a message shows a value: never at the length of a tensor."""
+    if not isinstance(value, VALUES) and not is_ours(value):
+        return f"a {type(value).__name__}"
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def _row_dims(whole: Any, parts: Sequence[Any]) -> List[int]:

@@ -226,13 +226,14 @@ def _caches(caches: Mapping[str, Any]) -> Hashable:
 
 
 def _state_of(batch: MixedBatch) -> Hashable:
-    """Return what a plan hangs on of the model and of torch: layers, settings, dtype, device, autocast, mode."""
+    """Return what a plan hangs on of the model and of torch: layers, settings, dtype, device, autocast, mode, hooks."""
     layers = tuple((name, type(layer).__name__, _base_name(layer)) for name, layer in batch.layers)
     _, first = next(named_parameters(batch.model), ("", None))
     kind = None if first is None else (str(first.dtype), str(first.device))
     allowed = tuple(sorted(policy.chosen().mixed_outputs))
     modes = batch.in_evaluation
-    return (layers, _settings(getattr(batch.model, "config", None)), kind, _autocast(), allowed, modes)
+    settings = _settings(getattr(batch.model, "config", None))
+    return (layers, settings, kind, _autocast(), allowed, modes, batch.changes)
 
 
 def _autocast() -> Hashable:

@@ -128,7 +128,8 @@ def _key(kind: str, batch: MixedBatch, inputs: Inputs, owners: Owners) -> Option
         return None  # images or sound beside text: which sample each belongs to may be in the data
     if len(undocumented) > 1 and not all(_rows_differ(tensor) for tensor in undocumented):
         return None  # rows that are alike cannot tell a tensor per sample from one for the whole batch
-    parts: List[Hashable] = [kind, inputs.positional, batch.in_evaluation, *sorted(_adapters_to_rehearse(batch))]
+    parts: List[Hashable] = [kind, inputs.positional, batch.in_evaluation, batch.changes]
+    parts += sorted(_adapters_to_rehearse(batch))
     parts += [(path, owners[path]) for path in sorted(owners)]
     for path, leaf in inputs.leaves().items():
         if path in tensors:

@@ -13,11 +13,11 @@ import torch
 from shim.errors import Unroutable
 from shim.modules import named_buffers
 from shim.quantised import quantised_layers
-from shim.routing.inputs import VALUES
 from shim.routing.layers import Kind, tensors_of
 from shim.routing.plan import PlannedCall
 from shim.routing.storage import address
 from shim.routing.tracer import Tracer
+from shim.routing.tree import VALUES
 
 # Each row of their output is made of that row of their input.
 _BY_ROW = (torch.nn.Linear, torch.nn.Embedding, torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d)

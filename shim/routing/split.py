@@ -19,7 +19,7 @@ from shim.routing.inputs import Inputs, check_known, sample_rules, take
 from shim.routing.other_threads import carried_to_threads
 from shim.routing.rehearsal import layout_for
 from shim.routing.trace import Owners
-from shim.routing.tree import replace_state
+from shim.routing.tree import held_now, replace_state
 from shim.selection import select
 
 OUTPUT, STATE, KEPT = "output", "state", "kept"
@@ -122,7 +122,7 @@ def forward_and_caches(
     before = kept_by_all(batch.model, batch.names)
     try:
         with before.watched() if rehearsing else nullcontext():
-            output = part.call(function)
+            output = held_now(part.call(function))
     finally:
         changed = before.changed()
         note(batch.model, changed)

@@ -25,7 +25,7 @@ from shim.routing.running_modules import modules_told
 from shim.routing.steady import Steady
 from shim.routing.storage import address
 from shim.routing.tracer import Tracer
-from shim.routing.tree import shown
+from shim.routing.tree import is_opaque, leaves, shown
 from shim.selection import BASE, is_routed, select
 
 # What an earlier call has computed: adapters may have changed it.
@@ -194,16 +194,19 @@ def check_outputs(tracer: Tracer, settlement: Settlement, output: Any, rows: Seq
     In training mode a single number that is the loss is of all samples, and its gradient each adapter's own.
 
     Raises:
-        Unroutable: an output mixes samples, or a value escaped whose owner matters.
+        Unroutable: an output mixes samples, or cannot be looked into, or a value escaped whose owner matters.
     """
     if tracer.obstacles:
         raise Unroutable(tracer.obstacles[0])
     expected = torch.tensor(rows, dtype=torch.int32) + 1
     allowed = policy.chosen().mixed_outputs
-    for path, tensor in tensors_of(output):
-        is_loss = batch.is_training and path in _LOSSES and tensor.dim() == 0
-        if shown(path).strip("'") not in allowed and not is_loss:
-            _check_output(path, tensor, tracer, settlement, expected)
+    for path, leaf in leaves(output):
+        if isinstance(leaf, torch.Tensor):
+            is_loss = batch.is_training and path in _LOSSES and leaf.dim() == 0
+            if shown(path).strip("'") not in allowed and not is_loss:
+                _check_output(path, leaf, tracer, settlement, expected)
+        elif is_opaque(leaf):
+            raise Unroutable(f"output {shown(path)} is a {type(leaf).__name__}, and what is in it cannot be seen")
 
 
 def check_buffers(tracer: Tracer, batch: MixedBatch) -> None:

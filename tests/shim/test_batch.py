@@ -132,6 +132,16 @@ def test_merged_adapters_are_refused_whichever_rows_there_are(model, names, inst
     assert resolve(model, names).names == tuple(names)
 
 
+@pytest.mark.parametrize("names", [["ann", "ben", "cat"], ["ann", "ann"], ["__base__", "__base__"]])
+@pytest.mark.parametrize("how", ["merge_and_unload", "unload"])
+def test_adapters_that_no_layer_holds_any_more_are_refused(model, how, names, installed_shim):
+    base = getattr(model, how)()
+    assert "ann" in model.peft_config
+    assert_refused(model, names, shim.RefusedError, "'ann'", "no layer", how)
+    with torch.no_grad():
+        assert torch.equal(model(torch.arange(5)), base(torch.arange(5)))
+
+
 @pytest.mark.skipif("trainable_token_indices" not in vars(peft.LoraConfig()), reason="peft 0.15")
 def test_a_wrapper_holds_what_its_inner_layer_has_for_an_adapter(installed_shim):
     """huggingface/peft#2376: trainable tokens beside LoRA are held one layer further down."""

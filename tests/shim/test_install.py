@@ -98,6 +98,7 @@ def owners():
     generating = [cls for cls in generating if "generate" in vars(cls)]
     found = [transformers.Pipeline, transformers.integrations.PeftAdapterMixin, *generating]
     found += [transformers.PreTrainedModel] if transformers.PreTrainedModel not in found else []
+    found += transformers.GenerationMixin.__mro__[:-1]
     found += [torch.nn.Module, torch.utils.hooks.RemovableHandle]
     found += [torch.utils.checkpoint, torch.utils.checkpoint.CheckpointFunction]
     found += [torch.fx._symbolic_trace, torch.jit._recursive, torch.distributed.nn.api.remote_module]

@@ -1,6 +1,7 @@
 """What becomes of each patch, and of all, where one fails: on toys in the place of the catalogue."""
 
 import dataclasses
+import functools
 import importlib
 import importlib.metadata
 import warnings
@@ -126,7 +127,8 @@ def test_uninstalling_refuses_over_somebody_elses_patch_and_stays_installed(only
 
 def test_a_probe_says_nothing(monkeypatch):
     """Upstream warns of what the toys of a probe are made to do, and the user has done none of it."""
-    patch = SimpleNamespace(name="warns", distribution="peft", expected=False, is_broken=lambda: warnings.warn("toys"))
+    warns = functools.partial(warnings.warn, "toys", stacklevel=2)
+    patch = SimpleNamespace(name="warns", distribution="peft", expected=False, is_broken=warns)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert install_module._decide(patch) == (None, "upstream is right here")

@@ -10,6 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
+from torch.nn.utils import prune
 
 import shim
 from shim.kernels.weights import side_by_side, weights_by_rank
@@ -228,6 +229,16 @@ def test_layers_whose_adapters_are_more_than_two_weights_stay(installed_shim):
     model = build()
     before = {name: p.data_ptr() for name, p in adapters_of(model).items()}
     layers(model)[0].lora_A["ben"].register_forward_hook(lambda *_: None)
+    shim.pack(model)
+    moved = {name for name, p in adapters_of(model).items() if p.data_ptr() != before[name]}
+    assert moved == {name for name in before if "second" in name}
+    assert_own_rows(model)
+
+
+def test_layers_whose_weights_are_made_at_each_call_stay(installed_shim):
+    model = build()
+    prune.l1_unstructured(layers(model)[0].lora_A["ben"], "weight", amount=0.5)
+    before = {name: p.data_ptr() for name, p in adapters_of(model).items()}
     shim.pack(model)
     moved = {name for name, p in adapters_of(model).items() if p.data_ptr() != before[name]}
     assert moved == {name for name in before if "second" in name}

@@ -1,6 +1,7 @@
 """Prompt learning: every row has its own adapter's virtual tokens, and rows of the base have none."""
 
 import inspect
+import threading
 import warnings
 
 import peft
@@ -166,3 +167,82 @@ def test_refusal_may_be_the_rule(installed_shim):
     model = build("PROMPT_TUNING")
     with pytest.raises(shim.RefusedError, match=r"'ann' \(PROMPT_TUNING\) is chosen at the model"):
         model(**batch("PROMPT_TUNING"), adapter_names=NAMES)
+
+
+@pytest.mark.parametrize("method", ["PREFIX_TUNING", "PROMPT_TUNING", "P_TUNING"])
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_names_hold_inside_disable_adapter(method, installed_shim):
+    """PEFT gives the model its base's forward and method there."""
+    model = skip_where_upstream_fails(lambda: build(method))
+    inputs, names = batch(method), ["ann", "__base__", "ben", "__base__"]
+    want = model(**inputs, adapter_names=NAMES).logits
+    tokens = model.generate(**inputs, **GREEDY, adapter_names=names)
+    assert not torch.equal(want[0], want[1])
+    calls = []
+    handle = model.register_forward_hook(lambda *_: calls.append(1))
+    with model.disable_adapter():
+        before = dict(vars(model))
+        torch.testing.assert_close(model(**inputs, adapter_names=NAMES).logits, want)
+        assert model.generate(**inputs, **GREEDY, adapter_names=names).tolist() == tokens.tolist()
+        assert vars(model) == before
+        torch.testing.assert_close(model(**inputs).logits, model.base_model(**inputs).logits)
+    handle.remove()
+    assert len(calls) == 2
+
+
+class Turns:
+    """Has two threads take turns at the first forward that each makes: `first` waits there for `second` to begin."""
+
+    def __init__(self, module):
+        self.begun = {name: threading.Event() for name in ("first", "second")}
+        self.ended = threading.Event()
+        self.waited = set()
+        self.handle = module.register_forward_pre_hook(self.wait)
+
+    def wait(self, module, args):
+        name = threading.current_thread().name
+        if name not in self.begun or name in self.waited:
+            return
+        self.waited.add(name)
+        self.begun[name].set()
+        assert (self.begun["second"] if name == "first" else self.ended).wait(30)
+
+    def run(self, first, second):
+        """Return what both return: `second` begins in the midst of `first`, and ends after it."""
+        found = {}
+
+        def begin():
+            found["first"] = first()
+            self.ended.set()
+
+        def follow():
+            assert self.begun["first"].wait(30)
+            found["second"] = second()
+
+        threads = [
+            threading.Thread(target=target, name=name) for name, target in (("first", begin), ("second", follow))
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+        self.handle.remove()
+        return found["first"], found["second"]
+
+
+@pytest.mark.parametrize("method", ["PREFIX_TUNING", "PROMPT_TUNING"])
+@pytest.mark.parametrize("plain", [False, True])
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_generates_that_overlap_do_not_meet(method, plain, installed_shim):
+    """PEFT's generate writes a method on the base model, and rows of the base would find it there."""
+    model = skip_where_upstream_fails(lambda: build(method))
+    inputs, settings = batch(method), {**GREEDY, "max_new_tokens": 3}
+    lists = [None if plain else ["ann", "__base__", "ben", "ann"], ["__base__", "ben", "ann", "__base__"]]
+    calls = [lambda n=names: model.generate(**inputs, **settings, adapter_names=n) for names in lists]
+    want = [call().tolist() for call in calls]
+    assert want[0] != want[1]
+    got = Turns(model.get_base_model().model.layers[0]).run(*calls)
+    assert [tokens.tolist() for tokens in got] == want
+    assert [call().tolist() for call in reversed(calls)] == want[::-1]
+    left = vars(model.get_base_model()).get("prepare_inputs_for_generation")
+    assert getattr(left, "__self__", None) is not model

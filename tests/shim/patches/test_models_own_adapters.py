@@ -324,3 +324,16 @@ def test_nothing_more_is_applied_where_nothing_is_installed():
     before = Model.forward
     apply_more([Replacement(Model, "forward", lambda self: None)])
     assert Model.forward is before
+
+
+@pytest.mark.skipif(not hasattr(LlamaForCausalLM, "generate_batch"), reason="no continuous batching")
+@pytest.mark.parametrize("under_peft", [False, True])
+def test_names_are_refused_where_requests_are_batched_as_they_come(under_peft):
+    """It takes any keyword, and would give every request the active adapter."""
+    model = llama()
+    if under_peft:
+        config = peft.LoraConfig(target_modules=["q_proj"], task_type="CAUSAL_LM")
+        model = peft.get_peft_model(LlamaForCausalLM(LlamaConfig(**SMALL)), config, adapter_name="ann")
+    with pytest.raises(shim.RefusedError, match=r"given to generate_batch, but should not be.*generate\("):
+        model.generate_batch([], adapter_names=["ann", "__base__"])
+    assert not model.generate_batch([])

@@ -91,3 +91,13 @@ def test_plans_are_forgotten_with_their_model(adapted):
     del model
     gc.collect()
     assert len(plans._STORES) < before
+
+
+def test_plans_of_a_model_with_hooks_stay_in_this_process(adapted, tmp_path):
+    """Another process has other hooks under the same numbers."""
+    model = adapted(APART[0])
+    with model.get_base_model().register_forward_hook(lambda *_: None):
+        model(X, adapter_names=NAMES)
+    assert shim.save_plans(model, tmp_path / "plans.json") == 0
+    model(X, adapter_names=NAMES)
+    assert shim.save_plans(model, tmp_path / "plans.json") == 1

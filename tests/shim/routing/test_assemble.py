@@ -1,12 +1,14 @@
 """Outputs of every structure, put together from those of the groups: or refused by name."""
 
-from collections import namedtuple
-from dataclasses import dataclass
+from collections import UserDict, namedtuple
+from dataclasses import dataclass, field
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 import shim
+from shim.routing.layers import tensors_of
 
 pytestmark = pytest.mark.usefixtures("split_only")
 NAMES = ["ann", "__base__", "ben", "ann"]
@@ -18,6 +20,16 @@ Pair = namedtuple("Pair", "first second")
 class Answer:
     rows: torch.Tensor
     name: str = "answer"
+
+
+@dataclass
+class Computed:
+    rows: torch.Tensor
+    twice: torch.Tensor = field(init=False)
+
+    def __post_init__(self):
+        self.rows = self.rows + 1
+        self.twice = self.rows * 2
 
 
 def plain(toy, x):
@@ -150,3 +162,40 @@ def test_values_that_share_a_name_are_refused(adapted):
     model = adapted(lambda toy, x: {"a.b": toy.linear(x), "a": {"b": x}})
     with pytest.raises(shim.RefusedError, match=r"two values are called 'a\.b'"):
         model(X, adapter_names=NAMES)
+
+
+@pytest.mark.parametrize("hold", [Computed, lambda rows: SimpleNamespace(rows=rows), lambda rows: UserDict(rows=rows)])
+@pytest.mark.parametrize("per_sample", [False, True])
+def test_rows_are_put_together_in_whatever_holds_them(adapted, alone, hold, per_sample):
+    model = adapted(lambda toy, x: hold(toy.linear(x)))
+    mixed = model(X, adapter_names=NAMES, per_sample=per_sample)
+    for row, name in enumerate(NAMES):
+        own, got = ([values for _, values in tensors_of(o)] for o in (alone(model, name, X), mixed))
+        got = [values for _, values in tensors_of(mixed[row])] if per_sample else got
+        assert len(got) == len(own)
+        for observed, expected in zip(got, own):
+            torch.testing.assert_close(observed[0 if per_sample else row], expected[row], rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("holder", [{}, SimpleNamespace()])
+def test_an_output_that_is_filled_at_every_call_holds_each_calls_own(adapted, alone, holder):
+    """The same object for every adapter: without a copy it would hold the last adapter's rows."""
+    held = holder if isinstance(holder, dict) else vars(holder)
+
+    def body(toy, x):
+        held["rows"] = toy.linear(x)
+        return holder
+
+    model = adapted(body)
+    for _ in range(2):
+        ((_, mixed),) = tensors_of(model(X, adapter_names=NAMES))
+        for row, name in enumerate(NAMES):
+            alone(model, name, X)
+            torch.testing.assert_close(mixed[row], held["rows"][row], rtol=1e-9, atol=1e-12)
+
+
+def test_a_value_that_changes_is_refused_in_few_words(adapted):
+    model = adapted(lambda toy, x: {"rows": toy.linear(x), "all": {toy.linear(x)}, "text": "x" * 99 + str(len(x))})
+    with pytest.raises(shim.RefusedError, match="'all' is a set for the whole batch and a set for a part") as refused:
+        model(X, adapter_names=NAMES)
+    assert len(str(refused.value)) < 400

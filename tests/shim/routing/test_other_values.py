@@ -1,4 +1,4 @@
-"""What was right for the values of one call is not taken for right of the next: rows placed, sorted, compared, bounded."""
+"""What was right for one call's values is not taken for right of the next's: rows placed, sorted, compared, bounded."""
 
 import pytest
 import torch

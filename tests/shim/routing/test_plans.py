@@ -174,3 +174,54 @@ def test_a_setting_of_the_model_that_is_changed_is_seen(adapted, nested):
         with pytest.raises(shim.RefusedError, match="mixes samples"):
             model(X, adapter_names=NAMES)
         (model.config.inner if nested else model.config).wants_mean = False
+
+
+def mixing(module, args, output):
+    return output - output.mean(0, keepdim=True)
+
+
+def turned(module, args, output):
+    return output.flip(0)
+
+
+def test_hooks_that_come_after_a_plan_are_not_overlooked(adapted, alone):
+    def body(toy, x):
+        return toy.linear(torch.tanh(toy.other(x)))
+
+    model = adapted(body)
+    shim.install(fallback="refuse")
+    toy = model.get_base_model()
+    for _ in range(2):
+        check_rows(model, alone, X, NAMES)
+        with toy.other.register_forward_hook(turned), toy.linear.register_forward_pre_hook(
+            lambda m, a: (a[0].flip(0),)
+        ):
+            check_rows(model, alone, X, NAMES)
+        with toy.linear.register_forward_hook(mixing), pytest.raises(shim.RefusedError, match="mixes samples"):
+            model(X, adapter_names=NAMES)
+
+
+def test_a_forward_that_is_replaced_after_a_plan_is_not_overlooked(adapted, alone):
+    def body(toy, x):
+        return toy.linear(torch.tanh(toy.other(x)))
+
+    model = adapted(body)
+    toy = model.get_base_model()
+    check_rows(model, alone, X, NAMES)
+    original = toy.forward
+    for _ in range(3):  # a function each time, where the last one may have been
+        toy.forward = lambda x: original(x.flip(0)).flip(0)
+        check_rows(model, alone, X, NAMES)
+        toy.forward = lambda x: original(x - x.mean(0))
+        check_rows(model, alone, X, NAMES)  # of the inputs, which no adapter changes
+    del toy.forward
+    check_rows(model, alone, X, NAMES)
+
+
+def test_a_hook_that_stays_costs_one_trace(adapted):
+    body, calls = counting(APART[0])
+    model = adapted(body)
+    model.get_base_model().register_forward_hook(lambda *_: None)
+    for _ in range(3):
+        model(X, adapter_names=NAMES)
+    assert len(calls) == 4

@@ -1,11 +1,17 @@
-from collections import OrderedDict, namedtuple
-from dataclasses import dataclass
+import functools
+import re
+from collections import OrderedDict, UserDict, defaultdict, namedtuple
+from dataclasses import dataclass, field
+from types import MappingProxyType, SimpleNamespace
+from typing import NamedTuple
 
+import pytest
 import torch
-from transformers import DynamicCache
-from transformers.modeling_outputs import BaseModelOutput
+from transformers import BatchEncoding, DynamicCache
+from transformers.modeling_outputs import BaseModelOutput, ModelOutput
 
-from shim.routing.tree import is_cache, leaves, map_leaves, replace_state
+import shim
+from shim.routing.tree import held_now, is_cache, is_object, is_opaque, leaves, map_leaves, replace_state
 
 Pair = namedtuple("Pair", "left right")
 
@@ -83,3 +89,145 @@ def test_state_is_replaced_in_place():
 def test_what_is_no_container_is_a_leaf():
     assert leaves(torch.float32) == [("", torch.float32)]
     assert not is_cache(torch.nn.Linear(1, 1))
+
+
+@dataclass
+class Summed:
+    left: float
+    right: float = 1.0
+    total: float = field(init=False)
+
+    def __post_init__(self):
+        self.right += 1
+        self.total = self.left + self.right
+
+
+@dataclass(frozen=True)
+class Frozen:
+    left: float
+
+    def __post_init__(self):
+        object.__setattr__(self, "left", self.left + 1)
+
+
+@dataclass
+class Scored(ModelOutput):
+    left: float = None
+    right: float = None
+
+    def __post_init__(self):
+        self.left += 1
+        super().__post_init__()
+
+
+class Moved(NamedTuple("Moved", [("left", float)])):
+    def __new__(cls, left):
+        return super().__new__(cls, left + 1)
+
+
+class Slotted:
+    __slots__ = ("__hidden", "left", "never_set")
+
+    def __init__(self, left):
+        self.left, self.__hidden = left, left + 1
+
+
+class AsAttributes(dict):
+    def __init__(self, **items):
+        super().__init__(**items)
+        self.__dict__ = self
+
+
+class Tagged(list):
+    def __init__(self, first, tag):
+        super().__init__([first])
+        self.tag = tag
+
+
+HOLDERS = {
+    "a dataclass that computes": Summed(3.0),
+    "a frozen one": Frozen(3.0),
+    "a model output that computes": Scored(left=3.0, right=4.0),
+    "a named tuple that computes": Moved(3.0),
+    "a namespace": SimpleNamespace(left=3.0, inside=[SimpleNamespace(right=4.0)]),
+    "slots": Slotted(3.0),
+    "a UserDict": UserDict(left=3.0),
+    "a BatchEncoding": BatchEncoding({"left": 3.0}),
+    "a mapping that cannot be changed": MappingProxyType({"left": 3.0}),
+    "a dict whose items are attributes": AsAttributes(left=3.0),
+    "a defaultdict": defaultdict(list, left=3.0),
+    "a list with attributes": Tagged(3.0, 4.0),
+}
+
+
+@pytest.mark.parametrize("value", HOLDERS.values(), ids=HOLDERS)
+def test_what_is_held_is_found_and_put_back_in_a_copy_of_the_same_class(value):
+    before = leaves(value)
+    assert [leaf for _, leaf in before if isinstance(leaf, float)]
+    copied = map_leaves(lambda path, leaf: leaf * 10 if isinstance(leaf, float) else leaf, value)
+    assert type(copied) is type(value)
+    assert copied is not value
+    assert leaves(value) == before
+    assert leaves(copied) == [(path, leaf * 10 if isinstance(leaf, float) else leaf) for path, leaf in before]
+
+
+def test_items_that_are_attributes_too_are_the_same_in_a_copy():
+    for value in (AsAttributes(left=3.0), BaseModelOutput(last_hidden_state=3.0)):
+        copied = map_leaves(lambda path, leaf: leaf * 10, value)
+        assert [getattr(copied, key) for key in copied] == [30.0]
+
+
+def test_attributes_beside_the_fields_and_items_are_found():
+    output, box = BaseModelOutput(last_hidden_state=1.0), Box(2.0)
+    output.beside = box.beside = 3.0
+    assert leaves(output) == [("last_hidden_state", 1.0), (".beside", 3.0)]
+    assert leaves(box) == [(".inside", 2.0), (".beside", 3.0)]
+
+
+def test_an_object_is_looked_into_once_and_stays_one():
+    both = SimpleNamespace(rows=1.0)
+    value = {"a": both, "b": both}
+    assert leaves(value) == [("a.rows", 1.0)]
+    copied = map_leaves(lambda path, leaf: leaf + 1, value)
+    assert copied["a"] is copied["b"]
+    assert copied["a"].rows == 2.0
+
+
+@pytest.mark.parametrize("inside", [lambda value: value, lambda value: [{"a": value}]])
+def test_what_holds_itself_is_looked_into_and_not_copied(inside):
+    value = SimpleNamespace(rows=1.0)
+    value.again = inside(value)
+    assert leaves(value) == [(".rows", 1.0)]
+    with pytest.raises(shim.RefusedError, match=r"'x\.again.*', a types.SimpleNamespace, holds itself"):
+        map_leaves(lambda path, leaf: leaf, value, "x")
+
+
+def test_an_object_is_one_leaf_where_that_is_asked_for():
+    value = {"object": SimpleNamespace(rows=1.0), "box": Box(2.0)}
+    assert leaves(value, is_leaf=is_object) == [("object", value["object"]), ("box.inside", 2.0)]
+
+
+def test_modules_and_what_the_shim_puts_in_are_not_looked_into():
+    from shim.held import _Unknown
+
+    for leaf in (torch.nn.Linear(1, 1), Box, torch, shim.install, _Unknown("Thing"), torch.Generator()):
+        assert leaves([leaf]) == [("[0]", leaf)]
+
+
+def test_an_output_that_is_filled_at_every_call_is_held_as_it_is_now():
+    cache = DynamicCache()
+    output = {"rows": [1], "cache": cache, "object": SimpleNamespace(rows=1)}
+    now = held_now(output)
+    output["rows"].append(2)
+    output["object"].rows = 2
+    assert now == {"rows": [1], "cache": cache, "object": SimpleNamespace(rows=1)}
+    assert now["cache"] is cache
+
+
+def test_leaves_that_may_hide_tensors_are_known():
+    rows = torch.ones(1)
+    opaque = [{rows}, (x for x in [rows]), lambda: rows, iter([rows]), rows.sum, functools.partial(max, rows)]
+    assert [is_opaque(leaf) for leaf in opaque] == [True] * len(opaque)
+    clear = [rows, None, 1, "a", {"a"}, {}, leaves, torch.nn.Linear(1, 1).forward, torch.float32, rows.numpy(), Box]
+    assert [is_opaque(leaf) for leaf in clear] == [False] * len(clear)
+    assert leaves(re.compile("a")) == [("", re.compile("a"))]
