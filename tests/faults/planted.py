@@ -6,7 +6,7 @@ import shim.routing.route
 from conformance.proof.fault import FAULTS, Fault
 from conformance.verdict import Outcome
 from shim.batch import MixedBatch
-from shim.errors import Unroutable
+from shim.routing.one_pass import NotByLayers
 
 ANY, SPLIT, ONE_PASS = "any route", "split", "one pass"
 
@@ -28,7 +28,7 @@ def force(route, patch):
     if route == SPLIT:
 
         def unroutable(*_):
-            raise Unroutable("one pass is switched off")
+            raise NotByLayers("one pass is switched off")
 
         patch.setattr(shim.routing.route, "run_one_pass", unroutable)
         patch.setattr(shim.routing.route, "run_one_pass_generate", unroutable)
