@@ -189,12 +189,11 @@ def _check_held(model: Any, names: Tuple[str, ...], layers: Layers) -> None:
     Raises:
         RefusedError: none does.
     """
-    in_layers = {name for name, config in model.peft_config.items() if method_of(config) in CHOSEN_IN_LAYERS}
-    wanted = in_layers.intersection(names)
-    if BASE in names and not layers:
-        wanted = in_layers  # what was merged is in the base's weights, too
+    # What was merged is in the base's weights, too. Else a call does not pay for adapters that it does not name.
+    wanted = set(model.peft_config) if BASE in names and not layers else set(names) - {BASE}
     for adapter in sorted(wanted):
-        if not any(holds(layer, adapter) for _, layer in layers):
+        in_layers = method_of(model.peft_config[adapter]) in CHOSEN_IN_LAYERS
+        if in_layers and not any(holds(layer, adapter) for _, layer in layers):
             raise RefusedError(
                 f"adapter {adapter!r} is loaded, but no layer of the model holds it, as after merge_and_unload() or "
                 "unload(): its rows would be those of whatever the model is now. Load the adapters on the base model "

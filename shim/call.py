@@ -16,7 +16,7 @@ import torch
 from shim.batch import MixedBatch, resolve
 from shim.errors import AdapterNamesError, RefusedError
 from shim.graphs import Graphs, can_serve
-from shim.modules import base_model_of, has_adapters, is_compiled
+from shim.modules import base_model_of, has_adapters, is_compiled, named_modules
 from shim.no_trace import failure_leaves_no_trace
 from shim.prompts import heeding_names, method_of_model
 from shim.ranks import ranks_of
@@ -101,7 +101,7 @@ def _is_call_of_its_own(model: Any) -> bool:
     selection = selected()
     if selection is None or _is_entry(model):
         return False
-    return model is selection.model or all(module is not model for module in selection.model.modules())
+    return model is selection.model or all(module is not model for _, module in named_modules(selection.model))
 
 
 def _is_entry(model: Any) -> bool:

@@ -145,7 +145,7 @@ def layers_in_evaluation(model: Any, adapters: Set[str]) -> Optional[Tuple[Layer
         state = vars(module)
         if state.get("training", True) or is_compiled(module):
             return None
-        if state["_forward_hooks"] or state["_forward_pre_hooks"] or "forward" in state:
+        if _is_changed(state):
             changes.append(_change(len(seen), state))
         kind = type(module)
         is_layer = kinds.get(kind)
@@ -176,8 +176,12 @@ def changes_of(modules: Sequence[Found]) -> Changes:
     return tuple(
         _change(place, state)
         for place, state in enumerate(vars(found.module) for found in modules)
-        if state["_forward_hooks"] or state["_forward_pre_hooks"] or "forward" in state
+        if _is_changed(state)
     )
+
+
+def _is_changed(state: Mapping[str, Any]) -> bool:
+    return bool(state["_forward_hooks"] or state["_forward_pre_hooks"] or "forward" in state)
 
 
 def _change(place: int, state: Mapping[str, Any]) -> Change:

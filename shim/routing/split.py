@@ -97,9 +97,9 @@ def _divided(
     Raises:
         RefusedError: the batch does not divide by sample, or the outputs cannot stand together.
     """
+    rehearsed = functools.partial(run, rehearsing=True)
     # A layout may not fit: the model was changed after it was made, or takes another path at these sizes.
     for again in (False, True):
-        rehearsed = functools.partial(run, rehearsing=True)
         layout = layout_for(rehearsed, batch, inputs, owners, kind, again, proven_anew)
         parts = _run_groups(run, batch, inputs, owners)
         try:

@@ -69,3 +69,19 @@ def test_a_call_from_a_hook_is_one_of_its_own():
     assert len(seen) == 1
     assert distance(seen[0], active) <= 1e-12
     assert distance(mixed, active) > 1e-3
+
+
+def test_whether_a_model_is_inside_is_asked_without_touching_its_modules(monkeypatch):
+    """PEFT's attention takes its weights off while `modules()` goes over it: another thread that runs it finds none."""
+    torch.manual_seed(0)
+    model, inputs = adapted(frozen_lora(base_llama()), ("v_proj",), task_type=None), sentences(len(NAMES))
+
+    def touched(module):
+        raise AssertionError(f"the modules of a {type(module).__name__} were asked for")
+
+    with torch.no_grad():
+        first = model(**inputs, adapter_names=NAMES).logits
+        inside = model.get_base_model()
+        monkeypatch.setattr(type(inside), "modules", touched)
+        monkeypatch.setattr(type(model), "modules", touched)
+        assert torch.equal(model(**inputs, adapter_names=NAMES).logits, first)
