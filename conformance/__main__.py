@@ -269,7 +269,7 @@ def _done_before(options: argparse.Namespace, choice: Choice, report_path: Path,
         return None
     before = read(report_path)
     if not goes_on_from(before.header, _settings(options), _expected(options)):
-        print(f"{report_path} was made by other code, versions or settings: starting anew")
+        print(f"{report_path} was made by other code, versions or settings, or on another device: starting anew")
         return None
     then = before.header.get("choice", {})
     kept = choice.taken_over(then, before.verdicts)

@@ -14,6 +14,7 @@ import pytest
 from conformance import options, workers
 from conformance.recorder import Recorder
 from conformance.selection import ALL, TINY, chosen_checks, chosen_entries, chosen_models, sweeps
+from conformance.settings import Settings
 from conformance.verdict import Verdict
 
 
@@ -46,12 +47,20 @@ def pytest_configure(config: pytest.Config) -> None:
             chosen_models(chosen.models), chosen_entries(chosen.models)
         if chosen.checks != ALL:
             chosen_checks(chosen.checks)
-        options.expected(config), options.settings(config)
+        options.expected(config)
+        _check_device(options.settings(config).device)
     except ValueError as error:  # its subclasses for a choice or a file of expected failures among them
         raise pytest.UsageError(str(error)) from None
     workers.begin(config)
     if not hasattr(config, "workerinput"):  # a pytest-xdist worker hands its reports to the controller
         config.pluginmanager.register(Recorder(config), "conformance-recorder")
+
+
+def _check_device(name: str) -> None:
+    if name != Settings.device:  # asks torch, whose import a session without the suite is spared
+        from conformance.subject import device_named
+
+        device_named(name)
 
 
 @pytest.hookimpl(optionalhook=True)

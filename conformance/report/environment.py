@@ -9,7 +9,7 @@ import shlex
 import sys
 from dataclasses import asdict
 from datetime import datetime, timezone
-from importlib import metadata
+from importlib import import_module, metadata
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Dict, Mapping, Optional, Sequence
@@ -71,13 +71,15 @@ def header(
 def goes_on_from(before: Mapping[str, Any], settings: Settings, expected: Sequence[Mapping[str, Any]] = ()) -> bool:
     """Whether a run begun now judges the same as the one of the header `before`.
 
-    That takes the same code of ours, versions and settings, and the same failures expected for the same reasons;
-    what was chosen, and the user's own models in it, `Choice.taken_over` holds against each verdict.
+    That takes the same code of ours, versions, device and settings, and the same failures expected for the same
+    reasons; what was chosen, and the user's own models in it, `Choice.taken_over` holds against each verdict.
     """
     if reasons(before.get("expected", ())) != reasons(expected):
         return False
-    now = header(settings)
-    same = all(before.get("environment", {}).get(key) == now["environment"][key] for key in ("python", "packages"))
+    import_module("torch")  # which names the device; one that ran nothing has named none
+    now, made_in = header(settings), before.get("environment", {})
+    same = all(made_in.get(key) == now["environment"][key] for key in ("python", "packages"))
+    same = same and made_in.get("device") in (now["environment"]["device"], settings.device)
     # Whether failures are made small changes no verdict.
     then = {**before.get("settings", {}), "shrink": settings.shrink}
     return same and before.get("code") == now["code"] and then == now["settings"]

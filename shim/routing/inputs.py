@@ -228,6 +228,8 @@ def take(inputs: Inputs, rows: Sequence[int], rules: Mapping[str, RowRule]) -> I
     Caches are copied, so that a forward on the result leaves the caller's as they were.
     """
 
+    caches = inputs.caches()
+
     @functools.lru_cache(maxsize=None)  # tensors that divide alike share an index: a cache has two for each layer
     def index_of(owners: Sequence[int], device: Any) -> torch.Tensor:
         places: Dict[int, List[int]] = {}
@@ -239,7 +241,7 @@ def take(inputs: Inputs, rows: Sequence[int], rules: Mapping[str, RowRule]) -> I
     def pick(path: str, leaf: Any) -> Any:
         rule = rules.get(path)
         if rule is None or rule.dim is None:
-            return leaf
+            return leaf.clone() if isinstance(leaf, torch.Tensor) and root_name(path) in caches else leaf
         return leaf.index_select(rule.dim, index_of(rule.owners, leaf.device))
 
     return inputs.map(pick)

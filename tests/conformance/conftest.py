@@ -62,6 +62,14 @@ def shim_installed(wanted):
         print("over", file=log)
 
 
+def device_named(name):
+    if name == "abacus":
+        from conformance.selection import UnknownChoiceError
+
+        raise UnknownChoiceError(f"device {name!r} cannot be used here")
+    return name
+
+
 def module(name, **contents):
     sys.modules[name] = types.ModuleType(name)
     vars(sys.modules[name]).update(contents)
@@ -77,7 +85,7 @@ CHECKS = [
     Check("the_suite_breaks", ("S2",)),
 ]
 module("conformance.models", MODELS={name: Model(name) for name in ("beta", "alpha-base")}, Model=Model)
-module("conformance.subject", device_named=str)
+module("conformance.subject", device_named=device_named)
 module("conformance.checks", CHECKS={check.name: check for check in CHECKS}, Check=Check)
 module("conformance.examination", examine=examine, reproduce=None)
 module("conformance.shim_switch", shim_installed=shim_installed)

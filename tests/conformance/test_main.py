@@ -357,5 +357,5 @@ def test_a_report_of_other_code_is_not_gone_on_from(sandbox):
     report.write_text(report.read_text().replace(code, "0" * len(code)))
     again = sandbox.conformance("run", "--models", "alpha-base", "--checks", "R1", "--report", "run.jsonl", "--resume")
     assert again.returncode == FINE
-    assert "run.jsonl was made by other code, versions or settings: starting anew" in again.stdout
+    assert "run.jsonl was made by other code, versions or settings, or on another device: starting anew" in again.stdout
     assert "1 checks to run" in again.stdout or "1 check to run" in again.stdout

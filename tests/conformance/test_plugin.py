@@ -127,6 +127,7 @@ def test_shim_is_taken_away_before_a_users_next_test(sandbox):
     [
         ("--conformance-models=gamma", "no model is called gamma; there are alpha-base, beta"),
         ("--conformance-checks=R1,Z9", "no check or clause is called Z9"),
+        ("--conformance-device=abacus", "device 'abacus' cannot be used here"),
         ("--conformance-examples=0", "at least 1"),
         ("--conformance-report=.", "--conformance-report"),
     ],

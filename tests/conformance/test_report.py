@@ -212,14 +212,15 @@ def test_header_has_the_facts():
     assert "pytest" in versions()
 
 
-def test_a_run_goes_on_from_one_of_the_same_code_versions_and_settings():
-    before = header(Settings())
-    assert goes_on_from(before, Settings())
-    assert goes_on_from(before, Settings(shrink=True))
-    assert not goes_on_from(before, Settings(examples=9))
-    assert not goes_on_from({**before, "code": "another"}, Settings())
+def test_a_run_goes_on_from_one_of_the_same_code_versions_device_and_settings():
+    before = header(Settings("cpu"))
+    assert goes_on_from(before, Settings("cpu"))
+    assert goes_on_from(before, Settings("cpu", shrink=True))
+    assert not goes_on_from(before, Settings("cpu", examples=9))
+    assert not goes_on_from({**before, "code": "another"}, Settings("cpu"))
     packages = {**before["environment"]["packages"], "torch": "0"}
-    assert not goes_on_from({**before, "environment": {**before["environment"], "packages": packages}}, Settings())
+    for changed in ({"packages": packages}, {"device": "cuda: NVIDIA H200"}):
+        assert not goes_on_from({**before, "environment": {**before["environment"], **changed}}, Settings("cpu"))
 
 
 def test_an_environment_of_tox_has_its_name(monkeypatch):

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 import shim
+from shim.routing.inputs import Inputs, take
 
 NAMES = ["ann", "__base__", "ben"]
 X = torch.randn(3, 5, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
@@ -27,3 +28,14 @@ def test_positions_to_keep_are_every_samples(adapted, alone, kept, way, request)
         own = {other: alone(model, other, X[row : row + 1], kept)[0] for other in NAMES}
         torch.testing.assert_close(mixed[row], own[name], rtol=1e-9, atol=1e-12)
         assert all((own[other] - own[name]).abs().max() > 1e-3 for other in own if other != name)
+
+
+@pytest.mark.parametrize("rows", [[0], [1, 0]])
+def test_a_part_shares_no_memory_with_a_cache_of_the_callers(rows):
+    DynamicCache = pytest.importorskip("transformers").DynamicCache
+    cache = DynamicCache()
+    cache.update(torch.zeros(1, 2, 3, 4), torch.zeros(1, 2, 3, 4), 0)  # one for both samples: no rule divides it
+    inputs = Inputs({"input_ids": torch.zeros(2, 1, dtype=torch.long), "past_key_values": cache, "x": X})
+    part = take(inputs, rows, {})
+    shared = [path for path, tensor in part.tensors().items() if tensor is inputs.tensors()[path]]
+    assert shared == ["input_ids", "x"]
