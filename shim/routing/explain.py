@@ -18,6 +18,7 @@ from shim.routing.inputs import Inputs, check_known, check_owners, check_sample_
 from shim.routing.layers import RowGroups
 from shim.routing.one_pass import NeedsLive, check_methods, check_shared_layers, decided_by_data, prefers_live
 from shim.routing.owners import BY_ADAPTERS
+from shim.routing.packed import split_packed
 from shim.routing.plan import Plan, PlannedCall
 from shim.routing.plans import plan_for
 from shim.routing.rehearsal import layout_for
@@ -131,9 +132,10 @@ def _fallback(
     reason = str(why)
     if policy.chosen().fallback == policy.REFUSE:
         return Explanation("refuse", reason, layers)
+    rehearsed = functools.partial(forward_and_caches, function, batch, rehearsing=True)
+    rehearse = functools.partial(layout_for, rehearsed, batch, inputs, kind="forward", proven_anew=why.hangs_on_values)
     try:
-        rehearsed = functools.partial(forward_and_caches, function, batch, rehearsing=True)
-        layout_for(rehearsed, batch, inputs, owners, "forward", proven_anew=why.hangs_on_values)
+        split_packed(lambda found: rehearse(owners=found), function, batch, inputs, owners)
     except RefusedError as refused:
         return Explanation("refuse", f"{refused} [in one pass: {reason}]", layers)
     return Explanation("split", reason, layers)

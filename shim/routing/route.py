@@ -10,10 +10,12 @@ import torch
 from shim import policy
 from shim.batch import MixedBatch
 from shim.errors import RefusedError, Unroutable
+from shim.modules import base_model_of
 from shim.routing.generate_one_pass import run_one_pass_generate
 from shim.routing.generation import run_split_generate
 from shim.routing.inputs import Inputs
 from shim.routing.one_pass import NeedsLive, prefers_live, run_one_pass
+from shim.routing.packed import of_prompt, split_packed
 from shim.routing.split import run_plain, run_split_forward
 from shim.routing.trace import Owners
 
@@ -35,8 +37,8 @@ def run_forward(function: Callable[..., Any], batch: MixedBatch, inputs: Inputs,
             except Unroutable as reason:
                 raise RefusedError(f"{refused} [in one pass: {reason}]") from reason
     except Unroutable as reason:
-        split = functools.partial(run_split_forward, proven_anew=reason.hangs_on_values)
-        return _fall_back(split, function, batch, inputs, owners, reason)
+        split = functools.partial(run_split_forward, function, batch, inputs, proven_anew=reason.hangs_on_values)
+        return _fall_back(functools.partial(split_packed, split, function, batch, inputs), owners, reason)
 
 
 def run_one_adapter(function: Callable[..., Any], batch: MixedBatch, inputs: Inputs, owners: Owners) -> Any:
@@ -67,24 +69,19 @@ def run_generate(function: Callable[..., Any], batch: MixedBatch, inputs: Inputs
     try:
         return run_one_pass_generate(function, batch, inputs, owners)
     except Unroutable as reason:
-        return _fall_back(run_split_generate, function, batch, inputs, owners, reason)
+        split = functools.partial(run_split_generate, function, batch, inputs)
+        forward, prompt = base_model_of(batch.model), of_prompt(batch, inputs)
+        return _fall_back(functools.partial(split_packed, split, forward, batch, prompt), owners, reason)
 
 
-def _fall_back(
-    split: Callable[..., Any],
-    function: Callable[..., Any],
-    batch: MixedBatch,
-    inputs: Inputs,
-    owners: Owners,
-    reason: Unroutable,
-) -> Any:
+def _fall_back(split: Callable[[Owners], Any], owners: Owners, reason: Unroutable) -> Any:
     if policy.chosen().fallback == policy.REFUSE:
         raise RefusedError(
             f"one pass cannot be proven exact: {reason}. Run one adapter a call, or let such batches be split with "
             'shim.install(fallback="split")'
         ) from reason
     try:
-        found = split(function, batch, inputs, owners)
+        found = split(owners)
     except RefusedError as refused:
         raise RefusedError(f"{refused} [in one pass: {reason}]") from reason
     reason.served_otherwise()

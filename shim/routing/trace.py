@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Any, Callable, FrozenSet, Mapping, Optional, Sequence, Tuple
+from typing import Any, Callable, Collection, Dict, FrozenSet, Mapping, Optional, Sequence, Tuple
 
 import torch
 
@@ -74,13 +74,38 @@ def trace_to_the_end(
     return found.plan
 
 
+def trace_owners(
+    function: Callable[..., Any],
+    batch: MixedBatch,
+    inputs: Inputs,
+    rows: Sequence[int],
+    owners: Owners,
+    doubted: Collection[str],
+) -> Owners:
+    """Return whose each index is of the inputs `doubted`, as one forward of the base model shows it.
+
+    An input of which it does not show all is left out.
+
+    Raises:
+        Unroutable: the forward cannot be followed.
+    """
+    check_routed(batch)
+    found = _run(function, batch, inputs, rows, owners, {}, to_the_end=True, doubted=doubted).claimed
+    rules = {path: rule_of(owner) for path, owner in found.items() if bool((owner > CONSTANT).all())}
+    return {path: rule for path, rule in rules.items() if rule is not None}
+
+
 @dataclass(frozen=True)
 class _Traced:
-    """One traced run: its plan, its output, and what stands in the way of believing the plan, if anything does."""
+    """One traced run: its plan, its output, and what stands in the way of believing the plan, if anything does.
+
+    claimed: the owners of the inputs that were doubted.
+    """
 
     plan: Plan
     output: Any
     problem: Optional[Unroutable]
+    claimed: Mapping[str, torch.Tensor]
 
 
 def _run(
@@ -91,6 +116,7 @@ def _run(
     owners: Owners,
     lifts: Lifts,
     to_the_end: bool = False,
+    doubted: Collection[str] = (),
 ) -> _Traced:
     """Run the base model once; the layers in `lifts` get a row for each sample in the place of one that all share."""
     tracer = Tracer(max(rows) + 1)
@@ -100,7 +126,7 @@ def _run(
     selection = replace(base, route=route, trains=False)
     with nothing_changed(batch.model), torch.inference_mode(False), torch.no_grad(), select(selection):
         copies = cloned(inputs)
-        seed(tracer, copies, rows, owners)
+        seeded = seed(tracer, copies, rows, owners, doubted)
         with modules_told(tracer, batch), tracer:
             output = copies.call(function)
         state = {"output": output, "state": copies.caches()}
@@ -115,7 +141,8 @@ def _run(
             problem = unroutable
     calls = tuple(_settled(call, settlement, tracer) for call in recorder.calls)
     plan = Plan(calls, _lengths(inputs), tracer.reads, _numbers(tracer, state), _placed(tracer, state))
-    return _Traced(plan, state, problem)
+    claimed = {path: _settle(seeded[path], settlement) for path in doubted if path in seeded}
+    return _Traced(plan, state, problem, claimed)
 
 
 def _placed(tracer: Tracer, state: Any) -> int:
@@ -144,9 +171,15 @@ def _same(one: Any, other: Any) -> bool:
     return all(a.shape == b.shape and torch.allclose(a, b, rtol=1e-3, equal_nan=True) for (_, a), (_, b) in pairs)
 
 
-def seed(tracer: Tracer, inputs: Inputs, rows: Sequence[int], owners: Owners) -> None:
-    """Give every input tensor its owners: a sample for each row, or a variable where the owner is not known."""
-    caches = inputs.caches()
+def seed(
+    tracer: Tracer, inputs: Inputs, rows: Sequence[int], owners: Owners, doubted: Collection[str] = ()
+) -> Dict[str, torch.Tensor]:
+    """Give every input tensor its owners: a sample for each row, or a variable where the owner is not known.
+
+    Return them by path. An input that is `doubted` gets variables though it is as long as the batch, and what is made
+    of it is followed though no adapter has changed it.
+    """
+    caches, seeded = inputs.caches(), {}
     for path, tensor in inputs.tensors().items():
         name = root_name(path)
         if tensor.dim() == 0 or name in SHARED or (name in caches and _is_number(tensor)):
@@ -155,14 +188,17 @@ def seed(tracer: Tracer, inputs: Inputs, rows: Sequence[int], owners: Owners) ->
         if path in owners:
             dim = owners[path].dim or 0
             ids = torch.tensor(owners[path].owners, dtype=torch.int32, device=tensor.device) + 1
-        elif tensor.shape[0] == len(rows):
+        elif tensor.shape[0] == len(rows) and path not in doubted:
             ids = torch.tensor(rows, dtype=torch.int32, device=tensor.device) + 1
         else:
             dim = _packed_dim(tensor)
             ids = tracer.lattice.fresh(tensor.shape[dim], tensor.device)
         along = ids.view([-1 if index == dim else 1 for index in range(tensor.dim())])
+        seeded[path] = along
         tracer.given.add(address(tensor))
-        tracer.store.write(tensor, along.expand(tensor.shape), tainted=name in caches or name in _STATES)
+        tainted = path in doubted or name in caches or name in _STATES
+        tracer.store.write(tensor, along.expand(tensor.shape), tainted=tainted)
+    return seeded
 
 
 def _packed_dim(tensor: torch.Tensor) -> int:

@@ -65,12 +65,6 @@ def test_owners_that_change_images_of_one_number_are_refused(adapted):
         adapted(images_in_text)(**inputs, owners={"pixel_values": [1, 0, 2, 3]}, adapter_names=NAMES)
 
 
-def test_the_way_out_is_said_where_no_owners_are_given(adapted):
-    inputs = {"input_ids": counts(2, 1, 3, 1), "pixel_values": images(7)}
-    with pytest.raises(shim.RefusedError, match=r"do not divide by sample.*pixel_values.*owners=\{…\}"):
-        adapted(images_in_text)(**inputs, adapter_names=NAMES)
-
-
 def test_packed_inputs_are_refused(adapted):
     def body(toy, x, packed):
         return toy.linear(x) + packed.reshape(4, -1, 4).sum(1, keepdim=True)[: len(x)] * torch.ones(4, 1, 1)
@@ -80,8 +74,7 @@ def test_packed_inputs_are_refused(adapted):
         model(X, packed=torch.randn(12, 4, dtype=torch.float64), adapter_names=NAMES)
 
 
-def test_images_beside_text_are_proven_at_every_call(adapted):
-    model, names = adapted(images_in_text), ["ann", "ben", "ann", "ben"]
-    model(input_ids=counts(1, 1, 1, 1), pixel_values=images(4), adapter_names=names)
-    with pytest.raises(shim.RefusedError):  # the same shapes, but the images are divided otherwise
-        model(input_ids=counts(2, 0, 1, 1), pixel_values=images(4), adapter_names=names)
+def test_images_beside_text_are_divided_anew_at_every_call(adapted, alone):
+    model = adapted(images_in_text)
+    for each in ((1, 1, 1, 1), (2, 0, 1, 1), (1, 1, 1, 1)):  # the same shapes, but the images are divided otherwise
+        expect_own_rows(model, alone, {"input_ids": counts(*each), "pixel_values": images(4)}, owners=None)

@@ -1,0 +1,62 @@
+"""Whose the rows of packed inputs are, where a split was not told: what one forward of the base model makes of them."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import Any, Callable
+
+import torch
+
+from shim.batch import MixedBatch
+from shim.errors import RefusedError
+from shim.modules import base_model_of
+from shim.routing.inputs import PER_SAMPLE, SHARED, Inputs, main_input_names, parameter_names, root_name
+from shim.routing.trace import Owners, trace_owners
+from shim.selection import select
+
+Split = Callable[[Owners], Any]
+
+
+def split_packed(split: Split, forward: Callable[..., Any], batch: MixedBatch, inputs: Inputs, owners: Owners) -> Any:
+    """Return `split(owners)`; where it refuses inputs that may be packed, with the owners that `forward` shows.
+
+    These are assumed, as the caller's are: the split proves them before an output is believed.
+
+    Args:
+        forward: a forward of the model; it is run once on the base model, and changes nothing.
+        inputs: of `forward`.
+
+    Raises:
+        RefusedError: the batch does not divide by sample.
+    """
+    try:
+        return split(owners)
+    except RefusedError as refused:
+        found = _owners_of_packed(forward, batch, inputs, owners)
+        if found:
+            with suppress(RefusedError):  # the caller gave no owners: what stands in the way without any is to be told
+                return split({**found, **owners})
+        raise refused
+
+
+def of_prompt(batch: MixedBatch, inputs: Inputs) -> Inputs:
+    """Return what a forward of the base model takes of the inputs of a generate."""
+    base = base_model_of(batch.model)
+    taken = parameter_names(base.forward)
+    main = (*main_input_names(base), "input_ids")[0]
+    named = {main if name == "inputs" else name: value for name, value in inputs.values.items()}
+    return Inputs({name: value for name, value in named.items() if name in taken})
+
+
+def _owners_of_packed(forward: Callable[..., Any], batch: MixedBatch, inputs: Inputs, owners: Owners) -> Owners:
+    known = PER_SAMPLE | SHARED | owners.keys()
+    doubted = {path for path in inputs.tensors() if path not in known and root_name(path) not in known}
+    if not doubted:
+        return {}
+    try:
+        with select(None):
+            return trace_owners(forward, batch, inputs, range(len(batch.names)), owners, doubted)
+    except (MemoryError, torch.cuda.OutOfMemoryError):
+        raise
+    except Exception:  # what the model or the trace says of it is no better than why the split was refused
+        return {}
