@@ -21,6 +21,7 @@ from shim.modules import base_model_of
 from shim.routing.assemble import LayoutChanged, assemble, in_row_order
 from shim.routing.inputs import PER_SAMPLE, SHARED, Inputs, check_known, quantises, root_name, sample_rules, take
 from shim.routing.layout import CONSTANT, ROWS, Rule
+from shim.routing.layout import SHARED as ONE_FOR_ALL
 from shim.routing.other_threads import carried_to_threads
 from shim.routing.processors import check_divides
 from shim.routing.rehearsal import layout_for
@@ -198,10 +199,7 @@ def _rebase(beam_indices: Any, group: Group, beams: int) -> Any:
 
 
 def _by_documented_layout(parts: Sequence[Any], groups: Sequence[Group]) -> Any:
-    layout = {
-        path: Rule(ROWS, 0, single=False) if isinstance(leaf, torch.Tensor) else Rule(CONSTANT)
-        for path, leaf in by_path(parts[0]).items()
-    }
+    layout = {path: _documented(leaf) for path, leaf in by_path(parts[0]).items()}
     try:
         return assemble(parts, groups, layout)
     except (LayoutChanged, RefusedError):
@@ -210,6 +208,13 @@ def _by_documented_layout(parts: Sequence[Any], groups: Sequence[Group]) -> Any:
             "stand in one tensor. Ask for sequences only, set min_new_tokens equal to max_new_tokens, or run one "
             "adapter a call"
         ) from None
+
+
+def _documented(leaf: Any) -> Rule:
+    if not isinstance(leaf, torch.Tensor):
+        return Rule(CONSTANT)
+    # Breakpoint: transformers 5 keeps a cache's sliding window in a tensor, which is one for the batch.
+    return Rule(ROWS, 0, single=False) if leaf.dim() else Rule(ONE_FOR_ALL)
 
 
 def _pad_token(batch: MixedBatch, inputs: Inputs) -> Optional[int]:

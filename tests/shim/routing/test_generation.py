@@ -8,6 +8,7 @@ from packaging.version import Version
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 
 import shim
+from shim.routing.layers import tensors_of
 
 NAMES = ["ann", "__base__", "ben", "ann"]
 IDS = torch.randint(3, 32, (4, 5), generator=torch.Generator().manual_seed(5))
@@ -153,6 +154,26 @@ def test_left_padding_and_a_static_cache(model, padded, cache):
             model.set_adapter(name)
             own = model.generate(input_ids=ids, **settings)
         assert_same_tokens(observed[row], own[row])
+
+
+def test_a_cache_with_a_sliding_window_is_of_the_whole_batch(installed_shim, split_only):
+    sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "vocab_size": 32}
+    config = transformers.MistralConfig(**sizes, num_attention_heads=2, num_key_value_heads=2, sliding_window=4)
+    lora = peft.LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM", init_lora_weights=False)
+    model = peft.get_peft_model(transformers.MistralForCausalLM(config), lora, adapter_name="ann").eval()
+    model.add_adapter("ben", lora)
+    settings = {"max_new_tokens": 4, "min_new_tokens": 4, "do_sample": False, "return_dict_in_generate": True}
+    mixed = model.generate(input_ids=IDS, adapter_names=NAMES, pad_token_id=0, **settings)
+    if getattr(mixed, "past_key_values", None) is None:
+        pytest.skip("this transformers' generate returns no cache")
+    for row, name in enumerate(NAMES):
+        own = alone(model, name, pad_token_id=0, **settings)
+        assert mixed.sequences[row].tolist() == own.sequences[row].tolist()
+        states = [tensors_of(output.past_key_values) for output in (mixed, own)]
+        assert len(states[0]) == len(states[1]) > 1
+        for (_, observed), (_, expected) in zip(*states):
+            rows = (observed[row], expected[row]) if observed.dim() else (observed, expected)
+            torch.testing.assert_close(*rows)
 
 
 def test_a_model_of_several_methods_generates(model):
