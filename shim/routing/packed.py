@@ -50,7 +50,12 @@ def of_prompt(batch: MixedBatch, inputs: Inputs) -> Inputs:
 
 def _owners_of_packed(forward: Callable[..., Any], batch: MixedBatch, inputs: Inputs, owners: Owners) -> Owners:
     known = PER_SAMPLE | SHARED | owners.keys()
-    doubted = {path for path in inputs.tensors() if path not in known and root_name(path) not in known}
+    # What an image or a sound is made of; whole numbers beside it (sizes, kinds of tokens) are joined with all of it.
+    doubted = {
+        path
+        for path, tensor in inputs.tensors().items()
+        if tensor.is_floating_point() and path not in known and root_name(path) not in known
+    }
     if not doubted:
         return {}
     try:

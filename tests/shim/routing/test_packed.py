@@ -27,6 +27,15 @@ def test_a_split_finds_whose_the_rows_are(adapted, alone, each):
     expect_own_rows(model, alone, inputs, owners=None)
 
 
+@pytest.mark.usefixtures("split_only")
+def test_sizes_that_are_joined_with_every_image_claim_none(adapted, alone):
+    def scaled_by_sizes(toy, input_ids, pixel_values, sizes):
+        return images_in_text(toy, input_ids, pixel_values * (sizes.amax(0) / sizes.amax(0)))
+
+    inputs = {"input_ids": counts(2, 1, 3, 1), "pixel_values": images(7), "sizes": torch.ones(4, 4, dtype=torch.long)}
+    expect_own_rows(adapted(scaled_by_sizes), alone, inputs, owners=None)
+
+
 def test_a_split_that_finds_them_is_explained(adapted, monkeypatch):
     def unroutable(*_):
         raise NotByLayers("one pass is switched off")
