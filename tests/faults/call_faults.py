@@ -8,6 +8,8 @@ import shim.batch
 import shim.call
 import shim.selection
 from shim.batch import MixedBatch
+from shim.errors import UnknownAdapterError
+from shim.modules import adapter_layers
 from shim.selection import BASE, Selection
 from tests.faults.planted import fault
 
@@ -63,6 +65,10 @@ def everywhere(run, model):
 
 def in_generate(run, model):
     return run is shim.call.run_generate
+
+
+def while_disabled(run, model):
+    return any(layer._disable_adapters for _, layer in adapter_layers(model))
 
 
 @fault("swin", "each_row_equals_its_own_run")
@@ -172,6 +178,46 @@ def an_unknown_name_becomes_the_base(patch):
         return original(model, [name if name in model.peft_config else BASE for name in names])
 
     patch.setattr(shim.call, "resolve", resolve)
+
+
+@fault("bert", "an_unknown_name_is_told_those_loaded")
+def an_unknown_name_is_told_of_itself_only(patch):
+    def check_loaded(model, names):
+        unknown = sorted(set(names) - set(model.peft_config) - {BASE})
+        if unknown:
+            raise UnknownAdapterError(f"adapter_names has non-existing adapter(s) {unknown}: load them first")
+
+    patch.setattr(shim.batch, "_check_loaded", check_loaded)
+
+
+@fault("bert", "a_deleted_name_is_refused")
+def rows_of_a_deleted_adapter_become_the_bases(patch):
+    from peft import PeftModel
+
+    delete, original, deleted = PeftModel.delete_adapter, shim.call.resolve, set()
+
+    def delete_adapter(model, name):
+        delete(model, name)
+        deleted.add(name)
+
+    patch.setattr(PeftModel, "delete_adapter", delete_adapter)
+    patch.setattr(
+        shim.call, "resolve", lambda model, names: original(model, [BASE if n in deleted else n for n in names])
+    )
+
+
+@fault("bert", "the_names_are_used_whatever_is_active")
+def names_are_ignored_while_the_adapters_are_disabled(patch):
+    ignore_the_names(patch, "_call", while_disabled)
+
+
+@fault("bert", "a_batch_of_one_or_under_one_adapter_is_right")
+def rows_of_one_adapter_are_run_without_a_route(patch):
+    def run_one_adapter(function, batch, inputs, owners):
+        with shim.selection.select(batch.selection(BASE)):
+            return inputs.call(function)
+
+    patch.setattr(shim.call, "run_one_adapter", run_one_adapter)
 
 
 @fault("bert", "a_row_is_right_after_calls_of_other_sizes")

@@ -84,3 +84,43 @@ def weights_are_taken_to_lie_in_the_order_of_the_batch(patch):
         return found if found is None else found.flip(0)
 
     patch.setattr(shim.kernels.lora, "side_by_side", side_by_side)
+
+
+@fault(ONE_PASS, "bert", "one_sample_under_several_adapters_gives_each_answer")
+def equal_rows_share_a_product(patch):
+    def first_of_equals(y, x):
+        rows = x.flatten(1)
+        return y[(rows[:, None] == rows).all(-1).int().argmax(1)]
+
+    original = shim.routing.layers.run_linear
+    patch.setattr(
+        shim.routing.layers, "run_linear", lambda layer, x, *call: first_of_equals(original(layer, x, *call), x)
+    )
+
+
+@fault(ONE_PASS, "bert", "bfloat16_rows_are_as_exact_as_alone")
+def half_precision_passes_through_a_quarter(patch):
+    original = shim.routing.layers.run_linear
+
+    def run_linear(*call):
+        y = original(*call)
+        return y.to(torch.float8_e5m2).to(y.dtype) if y.dtype is torch.bfloat16 else y
+
+    patch.setattr(shim.routing.layers, "run_linear", run_linear)
+
+
+@fault("llama", "the_base_and_the_adapters_term_add_up")
+def a_layers_own_forward_leaves_out_the_scaling(patch):
+    from peft.tuners.lora import Linear
+
+    original = Linear.forward
+
+    def forward(layer, *args, **kwargs):
+        scaling = layer.scaling
+        layer.scaling = dict.fromkeys(scaling, 1.0)
+        try:
+            return original(layer, *args, **kwargs)
+        finally:
+            layer.scaling = scaling
+
+    patch.setattr(Linear, "forward", forward)
