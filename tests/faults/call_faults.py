@@ -135,6 +135,16 @@ def the_callers_names_are_changed(patch):
     patch.setattr(shim.call, "resolve", resolve)
 
 
+@fault("bert", "a_deleted_name_is_refused")
+def a_deleted_adapter_is_not_looked_for_again(patch):
+    believe_a_batch_as_it_was_checked_first(patch)
+
+
+@fault("bert", "merged_adapters_are_refused")
+def a_merged_adapter_is_not_looked_for_again(patch):
+    believe_a_batch_as_it_was_checked_first(patch)
+
+
 @fault("bert", "threads_do_not_affect_each_other")
 def one_selection_for_all_threads(patch):
     class Shared:
@@ -188,6 +198,23 @@ def an_unknown_name_is_told_of_itself_only(patch):
             raise UnknownAdapterError(f"adapter_names has non-existing adapter(s) {unknown}: load them first")
 
     patch.setattr(shim.batch, "_check_loaded", check_loaded)
+
+
+def believe_a_batch_as_it_was_checked_first(patch):
+    original, known = shim.call.resolve, {}
+
+    def resolve(model, names):
+        key = (model, tuple(names))
+        if key not in known:
+            known[key] = original(model, names)
+        return known[key]
+
+    patch.setattr(shim.call, "resolve", resolve)
+
+
+@fault("bert", "a_batch_of_one_or_under_one_adapter_is_right")
+def one_name_runs_what_is_active(patch):
+    patch.setattr(shim.call, "run_one_adapter", lambda function, batch, inputs, owners: inputs.call(function))
 
 
 @fault("bert", "a_deleted_name_is_refused")
