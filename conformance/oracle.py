@@ -49,7 +49,10 @@ class Oracle:
         if (adapter, row) not in self._runs:
             inputs = self._inputs
             if row is not None:
-                inputs = {name: value[row : row + 1] for name, value in inputs.items()}
+                inputs = {
+                    name: value[row : row + 1] if isinstance(value, torch.Tensor) else value
+                    for name, value in inputs.items()
+                }
             with torch.no_grad():
                 self._runs[adapter, row] = tensors_of(self.model_of(adapter)(**inputs))
         return self._runs[adapter, row]

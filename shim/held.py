@@ -17,7 +17,16 @@ _PLAIN = frozenset(_VALUES)
 _ABSENT: Any = object()
 # Torch's own; the caches that transformers' generate leaves on a model, and gives to its forward; what a model with
 # adapters of its own holds for PEFT.
-_NOT_KEPT = frozenset(vars(torch.nn.Module())) | {"_cache", "_static_cache", "peft_config", "_hf_peft_config_loaded"}
+# Breakpoint: huggingface/transformers#43765, 5.2: the first forward that is asked for hidden states or
+# attentions hooks the layers, for good, and marks the model. Without its mark it would hook them again, and return
+# every one twice.
+_NOT_KEPT = frozenset(vars(torch.nn.Module())) | {
+    "_cache",
+    "_static_cache",
+    "_output_capturing_hooks_installed",
+    "peft_config",
+    "_hf_peft_config_loaded",
+}
 
 IsWritten = Callable[[torch.Tensor], bool]
 

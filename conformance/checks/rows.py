@@ -6,8 +6,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, List
 
 from conformance.case import Case, raised_by, reordered
-from conformance.checks.check import check
-from conformance.compare import Evidence, Mismatch, compare_row, relative_error
+from conformance.checks.check import check, has_rows
+from conformance.compare import Evidence, Inapplicable, Mismatch, compare_row, relative_error
 from conformance.oracle import Oracle
 from conformance.outputs import tensors_of
 from conformance.scenarios import BASE, Draws
@@ -17,10 +17,29 @@ if TYPE_CHECKING:
     from conformance.models import Model
 
 
+def _tells_its_states(model: Model) -> bool:
+    return has_rows(model) and "integer" not in model.tags
+
+
 @check("R1", "R7", draws=Draws(adapters=(1, 3), rows=(2, 4), saved="none"))
 def each_row_equals_its_own_run(case: Case) -> Evidence:
     """Is every row of a mixed batch that row alone under its adapter?"""
     return case.expect_rows(case.mixed(), case.rows)
+
+
+@check("R1", "R7", draws=Draws(adapters=(1, 2), rows=(2, 3), saved="none"), applies=_tells_its_states)
+def every_layers_states_are_the_rows_own(case: Case) -> Evidence:
+    """Are the states of all layers the rows' own, and no more of them, where the model's first call asks for them?"""
+    case.inputs = {**case.inputs, "output_hidden_states": True}
+    case.oracle = Oracle(case.model, case.scenario, case.inputs, case.device)
+    error = raised_by(lambda: case.oracle.run(BASE))
+    if error is not None:
+        raise Inapplicable(f"the model alone takes no output_hidden_states: {type(error).__name__}: {error}")
+    output = case.mixed()
+    wanted, found = set(case.oracle.run(BASE)), set(tensors_of(output))
+    if wanted != found:
+        raise Mismatch(f"the outputs are {sorted(found)}, but should be {sorted(wanted)}")
+    return case.expect_rows(output, case.rows)
 
 
 @check("R2", draws=Draws(adapters=(2, 3), rows=(3, 4), saved="none"))

@@ -17,6 +17,7 @@ ROWS = (
     "base_rows_equal_the_base_model",
     "bfloat16_rows_are_as_exact_as_alone",
     "each_row_equals_its_own_run",
+    "every_layers_states_are_the_rows_own",
     "float32_rows_are_as_exact_as_alone",
     "many_adapters_of_any_rank_and_target_are_right",
     "one_sample_under_several_adapters_gives_each_answer",

@@ -49,7 +49,7 @@ def run_one_pass_generate(function: Callable[..., Any], batch: MixedBatch, input
     units = _units(function, batch, inputs, owners)
     route = GenerateRoute(units, batch)
     try:
-        with failure_leaves_no_trace(batch.model, inputs.caches()), units_told(batch.model, route):
+        with failure_leaves_no_trace(batch.model, inputs.caches()), units_told(batch, route):
             with select(replace(batch.selection(BASE), route=route)):
                 return inputs.call(function)
     except PlanChanged as changed:
@@ -67,7 +67,7 @@ class GenerateRoute(UnitRoute):
     def run_layer(self, layer: Any, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         """Run each row of `layer` under the adapter of its sample."""
         if self._replay is None:
-            raise Unroutable("generate calls an adapted layer outside of the model and its encoder")
+            raise Unroutable("generate calls an adapted layer outside of the model and its encoders")
         return self._replay.run_layer(layer, forward, args, kwargs)
 
     def begin(self, unit: Unit) -> None:

@@ -15,7 +15,7 @@ import torch
 
 from shim.batch import MixedBatch
 from shim.errors import Unroutable
-from shim.modules import base_model_of
+from shim.modules import base_model_of, named_modules
 from shim.no_trace import nothing_changed
 from shim.routing.inputs import Inputs, cloned, main_input_names, parameter_names, root_name
 from shim.routing.layers import tensors_of
@@ -86,7 +86,7 @@ class RowFollower(UnitRoute):
     def run_layer(self, layer: Any, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         """Run the base layer."""
         if self._pause is None:
-            raise Unroutable("generate calls an adapted layer outside of the model and its encoder")
+            raise Unroutable("generate calls an adapted layer outside of the model and its encoders")
         with select(self._base):
             return forward(layer, *args, **kwargs)
 
@@ -96,9 +96,7 @@ class RowFollower(UnitRoute):
         self._pause.enter_context(self._tracer.paused())
         found = self._rows_of(unit)
         _check_all_in_order(unit, found.rows, len(self._batch.names))
-        known = self.units.setdefault(unit.key, found)
-        if known != found:
-            raise Unroutable(f"the rows of {unit.name or 'the model'} change their samples while it generates")
+        self.units[unit.key] = _agreed(self.units.get(unit.key, found), found, unit)
         with select(self._base):
             self._plan = plan_for(
                 unit.module, self._batch, unit.inputs, found.rows, found.owners, kind=f"unit {unit.name}"
@@ -129,34 +127,49 @@ class RowFollower(UnitRoute):
         for path, tensor in unit.inputs.tensors().items():
             if tensor.dim() == 0 or root_name(path) in caches:
                 continue
-            found = self._line(path, tensor)
-            if found is None:
+            rule = self._rule(path, tensor)
+            if rule is None:
                 continue
             if self._tracer.store.by_data(tensor) == BY_INPUTS:
                 raise Unroutable(f"values of the inputs decide which rows generate gives to {path!r}")
-            if tensor.shape[0] != unit.count:
-                owners[path] = RowRule(0, found)
-            elif rows is not None and rows != found:
+            if rule.dim or tensor.shape[0] != unit.count:
+                owners[path] = rule
+            elif rows is not None and rows != rule.owners:
                 raise Unroutable(f"the inputs of {unit.name or 'the model'} have their samples in different orders")
             else:
-                rows = found
+                rows = rule.owners
         if rows is None:
             raise Unroutable(f"no input of {unit.name or 'the model'} has rows whose samples are known")
         return UnitRows(rows, owners)
 
-    def _line(self, path: str, tensor: torch.Tensor) -> Optional[Tuple[int, ...]]:
-        """Return the sample of each index along dim 0; None where no sample, or not one for each, is known."""
-        ids = self._tracer.store.ids(tensor)
+    def _rule(self, path: str, tensor: torch.Tensor) -> Optional[RowRule]:
+        """Return the sample of each index along dim 0, or along the first other dimension that keeps them apart.
+
+        None where no sample, or not one for each index, is known.
+        """
+        ids, lattice = self._tracer.store.ids(tensor), self._tracer.lattice
         if ids is None:
             return None
-        self._tracer.lattice.tainted = True
-        line = self._tracer.lattice.reduce(ids, range(1, ids.dim()))
-        values: List[int] = line.reshape(-1).tolist()  # type: ignore[union-attr]
-        if MIXED in values:
-            raise Unroutable(f"generate mixes samples in {path!r} of shape {tuple(tensor.shape)}")
-        if any(value == CONSTANT or value > self._tracer.lattice.samples for value in values):
-            return None
-        return tuple(value - 1 for value in values)
+        lattice.tainted = True
+        for dim in range(ids.dim()):  # Qwen2-VL's positions are of (text, time, height, width) x samples
+            line = lattice.reduce(ids, [other for other in range(ids.dim()) if other != dim])
+            values: List[int] = line.reshape(-1).tolist()  # type: ignore[union-attr]
+            if MIXED not in values:
+                known = all(CONSTANT < value <= lattice.samples for value in values)
+                return RowRule(dim, tuple(value - 1 for value in values)) if known else None
+        raise Unroutable(f"generate mixes samples in {path!r} of shape {tuple(tensor.shape)}")
+
+
+def _agreed(known: UnitRows, found: UnitRows, unit: Unit) -> UnitRows:
+    """Return the rows of two calls of a model as one, with the inputs that only one of them has: images, in the first.
+
+    Raises:
+        Unroutable: an input has its samples in another order.
+    """
+    both = known.owners.keys() & found.owners.keys()
+    if known.rows != found.rows or any(known.owners[path] != found.owners[path] for path in both):
+        raise Unroutable(f"the rows of {unit.name or 'the model'} change their samples while it generates")
+    return UnitRows(known.rows, {**known.owners, **found.owners})
 
 
 def _check_all_in_order(unit: Unit, rows: Tuple[int, ...], samples: int) -> None:
@@ -192,7 +205,7 @@ def follow_rows(function: Callable[..., Any], batch: MixedBatch, inputs: Inputs,
     with nothing_changed(batch.model), torch.inference_mode(False), torch.no_grad(), select(selection):
         copies = cloned(inputs)
         seed(tracer, copies, range(len(batch.names)), owners)
-        with units_told(batch.model, route), tracer:
+        with units_told(batch, route), tracer:
             copies.call(function)
     if not route.units:
         raise Unroutable("generate made no call of the model that could be followed")
@@ -200,20 +213,31 @@ def follow_rows(function: Callable[..., Any], batch: MixedBatch, inputs: Inputs,
 
 
 @contextmanager
-def units_told(model: Any, route: UnitRoute) -> Iterator[None]:
-    """Tell `route` of every call of the model and of its encoder, in this thread's call only."""
-    base = base_model_of(model)
-    roots: List[Tuple[str, Any]] = [("", base)]
-    if getattr(getattr(base, "config", None), "is_encoder_decoder", False) and hasattr(base, "get_encoder"):
-        roots.append(("encoder", base.get_encoder()))
+def units_told(batch: MixedBatch, route: UnitRoute) -> Iterator[None]:
+    """Tell `route` of every call of the model and of its encoders, in this thread's call only."""
     inside: List[Unit] = []
     with ExitStack() as stack:
-        for name, module in roots:
+        for name, module in _units_of(batch):
             begin, end = _hooks(name, route, inside)
             stack.enter_context(_attributes_restored(module))
             stack.callback(module.register_forward_pre_hook(begin, with_kwargs=True).remove)
             stack.callback(module.register_forward_hook(end).remove)
         yield
+
+
+def _units_of(batch: MixedBatch) -> List[Tuple[str, Any]]:
+    """Return the model and what generate calls of it besides, with names: encoders, and what follows them."""
+    base = base_model_of(batch.model)
+    units: List[Tuple[str, Any]] = [("", base)]
+    if getattr(getattr(base, "config", None), "is_encoder_decoder", False) and hasattr(base, "get_encoder"):
+        return [*units, ("encoder", base.get_encoder())]
+    # Breakpoint: huggingface/transformers#45783: images are encoded by `get_image_features` before the model is called.
+    if "mm_encoder_outputs" in parameter_names(base.forward):
+        adapted = {id(layer) for _, layer in batch.layers}
+        for name, module in getattr(base, "base_model", base).named_children():
+            if any(id(part) in adapted for _, part in named_modules(module)):
+                units.append((name, module))
+    return units
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import torch
 
 import shim.batch
 import shim.call
+import shim.held
 import shim.selection
 from shim.batch import MixedBatch
 from shim.errors import UnknownAdapterError
@@ -84,6 +85,12 @@ def names_are_ignored_by_tuners_other_than_lora(patch):
         return not any(isinstance(module, LoraLayer) for module in model.modules())
 
     ignore_the_names(patch, "_call", without_lora)
+
+
+@fault("llama", "every_layers_states_are_the_rows_own")
+def layers_are_hooked_for_their_states_twice(patch):
+    kept = shim.held._NOT_KEPT - {"_output_capturing_hooks_installed"}
+    patch.setattr(shim.held, "_NOT_KEPT", kept)
 
 
 @fault("bert", "failure_leaves_no_trace")

@@ -13,6 +13,7 @@ import shim
 from shim.errors import Unroutable
 from shim.kept import Kept, kept_by_all, kept_by_keepers
 from shim.routing import plans, route
+from tests.tiny_models import llama
 
 NAMES = ["ann", "__base__", "ben", "ann"]
 X = torch.randn(3, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(2))  # three steps of four samples
@@ -333,3 +334,19 @@ def test_a_model_that_keeps_nothing_costs_nothing_more(installed_shim):
     with torch.no_grad():
         model.double().eval()(X[0], adapter_names=NAMES)
     assert kept_by_keepers(model)._seen == []
+
+
+@pytest.mark.parametrize("generates", [False, True])
+def test_layers_are_hooked_for_their_states_once(installed_shim, generates):
+    """transformers 5.2 hooks them at the first call that asks, for good; a trace is that first call."""
+    (model, _), names = llama(), ["fr", "de"]
+    inputs = {"input_ids": torch.tensor([[3, 4], [5, 6]]), "output_hidden_states": True}
+    layers = model.config.num_hidden_layers
+    for given in ({"adapter_names": names}, {"adapter_names": names}, {}):
+        with torch.no_grad():
+            if generates:
+                settings = {"max_new_tokens": 2, "return_dict_in_generate": True, "do_sample": False}
+                states = model.generate(**inputs, **settings, **given).hidden_states[0]
+            else:
+                states = model(**inputs, **given).hidden_states
+        assert len(states) == layers + 1

@@ -1,0 +1,139 @@
+"""`generate` with images: whose the patches are, and one pass, the encoder's layers too."""
+
+from contextlib import nullcontext
+
+import peft
+import pytest
+import torch
+import transformers
+from packaging.version import Version
+
+import shim
+
+pytestmark = pytest.mark.skipif(Version(transformers.__version__) < Version("5"), reason="configured as of 5")
+
+GRIDS = {
+    "of other sizes": ((1, 4, 4), (1, 4, 8), (1, 8, 4)),
+    "of one size": ((1, 4, 4), (1, 4, 4), (1, 4, 4)),
+    "as many rows as samples": ((1, 2, 2), (1, 2, 2), (1, 2, 2)),
+}
+NEW_TOKENS = {"max_new_tokens": 4, "min_new_tokens": 4, "do_sample": False}
+TEXT = {"vocab_size": 40, "hidden_size": 32, "intermediate_size": 24, "num_hidden_layers": 2}
+NAMES = ["ann", "__base__", "ben"]
+
+
+@pytest.fixture
+def vision_language(installed_shim):
+    """A Qwen2-VL with adapters `ann` and `ben`; `targets` are where."""
+    rope = {"rope_type": "default", "mrope_section": [2, 3, 3], "rope_theta": 10000.0}
+    text = {**TEXT, "num_attention_heads": 2, "num_key_value_heads": 2, "pad_token_id": 0, "rope_parameters": rope}
+    vision = {"depth": 1, "embed_dim": 16, "hidden_size": 32, "num_heads": 2, "patch_size": 2, "mlp_ratio": 1}
+    vision.update(spatial_merge_size=2, temporal_patch_size=1, in_channels=3)
+    tokens = {"vision_start_token_id": 36, "vision_end_token_id": 37, "image_token_id": 38, "video_token_id": 35}
+
+    def made(*targets):
+        torch.manual_seed(0)
+        settings = transformers.Qwen2VLConfig(text_config=text, vision_config=vision, **tokens)
+        return with_adapters(transformers.Qwen2VLForConditionalGeneration(settings), targets)
+
+    return made
+
+
+def with_adapters(base, targets):
+    config = peft.LoraConfig(r=2, target_modules=list(targets), init_lora_weights=False)
+    model = peft.get_peft_model(base, config, adapter_name="ann")
+    model.add_adapter("ben", config)
+    for name, weight in model.named_parameters():
+        weight.data.normal_(std=1.0 if "lora" in name else 0.3)
+    return model.double().eval()
+
+
+def with_images(grids):
+    """Return the inputs of one sample for each of `grids`, with that image in it."""
+    generator = torch.Generator().manual_seed(1)
+    tokens, pixels = torch.randint(3, 34, (len(grids), 24), generator=generator), []
+    for row, (_, height, width) in zip(tokens, grids):
+        end = 2 + height * width // 4
+        row[1], row[2:end], row[end] = 36, 38, 37
+        pixels.append(torch.randn(height * width, 12, generator=generator, dtype=torch.float64))
+    return {
+        "input_ids": tokens,
+        "attention_mask": torch.ones_like(tokens),
+        "mm_token_type_ids": (tokens == 38).int(),
+        "image_grid_thw": torch.tensor(grids),
+        "pixel_values": torch.cat(pixels),
+    }
+
+
+def expect_own_tokens(model, inputs, alone, **more):
+    """Check each row of a mixed generate against that of `alone(at)`, its inputs by themselves."""
+    with torch.no_grad():
+        mixed = model.generate(**inputs, **NEW_TOKENS, adapter_names=NAMES, **more)
+    for at, name in enumerate(NAMES):
+        own = {other: tokens_under(model, other, alone(at)) for other in NAMES}
+        assert mixed[at].tolist() == own[name]
+        assert all(own[name] != own[other] for other in NAMES if other != name), "the adapters are too alike"
+
+
+def tokens_under(model, name, inputs):
+    """Return what one sample generates under one adapter, by set_adapter and without names."""
+    model.set_adapter("ann" if name == "__base__" else name)
+    with torch.no_grad(), model.disable_adapter() if name == "__base__" else nullcontext():
+        return model.generate(**inputs, **NEW_TOKENS)[0].tolist()
+
+
+def sample(inputs, at, patches, grids=None):
+    """Return the inputs of the sample `at`, which has so many of the patches, and these of the grids."""
+    own = {key: value[at : at + 1] for key, value in inputs.items()}
+    own["pixel_values"] = inputs["pixel_values"].split(patches)[at]
+    return own if grids is None else {**own, "image_grid_thw": inputs["image_grid_thw"].split(grids)[at]}
+
+
+@pytest.mark.parametrize("grids", GRIDS.values(), ids=GRIDS)
+@pytest.mark.parametrize("says_owners", [False, True], ids=["found", "said"])
+@pytest.mark.parametrize("targets", [("q_proj", "v_proj"), ("q_proj", "qkv")], ids=["text", "text and images"])
+def test_patches_are_their_samples(vision_language, targets, says_owners, grids):
+    if "qkv" not in targets:
+        shim.install(fallback="refuse")  # the encoder's packed rows are split
+    model, inputs = vision_language(*targets), with_images(grids)
+    patches = [height * width for _, height, width in grids]
+    said = {"pixel_values": [at for at, count in enumerate(patches) for _ in range(count)]} if says_owners else None
+    expect_own_tokens(model, inputs, lambda at: sample(inputs, at, patches), owners=said)
+
+
+@pytest.mark.parametrize("targets", [("q_proj", "v_proj"), ("q_proj", "qkv")], ids=["text", "text and images"])
+def test_several_images_of_one_sample_need_owners(vision_language, targets):
+    model, inputs = vision_language(*targets), with_images(((1, 4, 4), (1, 4, 8), (1, 8, 4)))
+    inputs["input_ids"][0, 7:13] = torch.tensor([36, 38, 38, 38, 38, 37])  # a second image in the first sample
+    inputs["mm_token_type_ids"] = (inputs["input_ids"] == 38).int()
+    inputs["image_grid_thw"] = torch.tensor([[1, 4, 4], [1, 4, 4], [1, 4, 8], [1, 8, 4]])
+    inputs["pixel_values"] = torch.cat([inputs["pixel_values"][16:32], inputs["pixel_values"]])
+    with pytest.raises(shim.RefusedError, match=r"image_grid_thw.*owners=\{…\}"):  # Python counts images by it
+        model.generate(**inputs, **NEW_TOKENS, adapter_names=NAMES)
+    said = {"image_grid_thw": [0, 0, 1, 2]}
+    expect_own_tokens(model, inputs, lambda at: sample(inputs, at, [32, 32, 32], [2, 1, 1]), owners=said)
+
+
+@pytest.mark.parametrize("beams", [1, 2])
+@pytest.mark.parametrize("targets", [("q_proj", "v_proj"), ("fc1",), ("linear_1", "q_proj")])
+def test_an_encoder_that_generate_runs_goes_in_one_pass(installed_shim, targets, beams):
+    shim.install(fallback="refuse")
+    torch.manual_seed(0)
+    text = transformers.LlamaConfig(**TEXT, num_attention_heads=2, num_key_value_heads=2, pad_token_id=0)
+    sizes = {"hidden_size": 32, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
+    vision = transformers.CLIPVisionConfig(**sizes, image_size=4, patch_size=2)
+    settings = transformers.LlavaConfig(
+        vision_config=vision, text_config=text, image_token_index=38, image_seq_length=4
+    )
+    model = with_adapters(transformers.LlavaForConditionalGeneration(settings), targets)
+    generator = torch.Generator().manual_seed(1)
+    tokens = torch.randint(3, 34, (3, 9), generator=generator)
+    tokens[:, 2:6] = 38
+    images = torch.randn(3, 3, 4, 4, generator=generator, dtype=torch.float64)
+    inputs = {"input_ids": tokens, "attention_mask": torch.ones_like(tokens), "pixel_values": images}
+    inputs["num_beams"] = beams
+
+    def alone(at):
+        return {key: value[at : at + 1] if isinstance(value, torch.Tensor) else value for key, value in inputs.items()}
+
+    expect_own_tokens(model, inputs, alone)
