@@ -9,7 +9,7 @@ import weakref
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import replace
-from typing import Any, Callable, Iterator, Mapping, Sequence
+from typing import Any, Callable, Dict, Iterator, Mapping, Sequence
 
 import torch
 
@@ -27,7 +27,7 @@ from shim.routing.sampling import Generators, check_generators, drawing_from
 from shim.routing.split import run_per_sample, run_plain
 from shim.routing.together import check_together, run_together
 from shim.routing.trace import Owners
-from shim.selection import is_compiling, select, selected, selected_graphs
+from shim.selection import is_compiling, is_routed, select, selected, selected_graphs
 from shim.training import check_training
 
 Method = Callable[..., Any]
@@ -248,7 +248,8 @@ def _start(
     """Run a call that was checked, leaving no trace where it fails."""
     if ranks is not None:
         ranks.expect_alike(batch, inputs)
-    with drawing_from(generators), _exclusive(batch), failure_leaves_no_trace(batch.model, inputs.caches()):
+    traceless = failure_leaves_no_trace(batch.model, batch.names, inputs.caches())
+    with drawing_from(generators), _exclusive(batch), traceless, _unchanged(batch):
         if run is run_per_sample:
             return run_per_sample(function, batch, inputs, owners)
         if ranks is not None and ranks.by_data:
@@ -271,6 +272,33 @@ def _signature(model: Any, original: Method, run: Run) -> Sequence[str]:
 
 def _device(inputs: Inputs) -> Any:
     return next((tensor.device for tensor in inputs.tensors().values()), "cpu")
+
+
+@contextmanager
+def _unchanged(batch: MixedBatch) -> Iterator[None]:
+    """Check that the adapters of a call are there to its end: layers go on with the base where one is gone.
+
+    Raises:
+        RefusedError: another thread deleted one, or took the shim away.
+    """
+    before, first = _adapters_of(batch), batch.layers[0][1] if batch.layers else None
+    routed = first is not None and is_routed(first)
+    yield
+    gone = [name for name, config in _adapters_of(batch).items() if config is not before[name]]
+    if gone:
+        raise RefusedError(
+            f"adapters {gone} were deleted or loaded anew while the call ran, but should not be: some of their rows "
+            "may be the base model's. Call again, and delete an adapter when no call uses it"
+        )
+    if first is not None and routed and not is_routed(first):
+        raise RefusedError(
+            "shim.uninstall() was called while the call ran, so that some of its rows may be the active adapter's. "
+            "Call it when no call runs"
+        )
+
+
+def _adapters_of(batch: MixedBatch) -> Dict[str, Any]:
+    return {group.adapter: batch.model.peft_config.get(group.adapter) for group in batch.groups}
 
 
 @contextmanager

@@ -53,7 +53,7 @@ def walk(model: Any, adapters: Optional[Set[str]]) -> Iterator[Found]:
         is_layer = isinstance(module, kinds)
         yield Found(name, module, is_layer, inside or is_layer)
         prefix = name + "." if name else ""
-        children = [(prefix + key, child) for key, child in vars(module)["_modules"].items() if child is not None]
+        children = [(prefix + key, child) for key, child in dict(vars(module)["_modules"]).items() if child is not None]
         if is_layer and adapters is not None:
             children = [own for child in children for own in _of_adapters(*child, adapters)]
         stack += [(path, child, inside or is_layer) for path, child in reversed(children)]
@@ -85,7 +85,7 @@ def named_buffers(model: Any) -> Iterator[Tuple[str, Any]]:
 
 def _held(model: Any, kind: str) -> Iterator[Tuple[str, Any]]:
     for path, module in named_modules(model):
-        for name, tensor in vars(module)[kind].items():
+        for name, tensor in dict(vars(module)[kind]).items():
             if tensor is not None:
                 yield f"{path}.{name}" if path else name, tensor
 

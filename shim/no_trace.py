@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import random
 from contextlib import contextmanager
-from typing import Any, Callable, Dict, Iterable, Iterator, List, Tuple
+from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Tuple
 
 import numpy
 import torch
 
 from shim import kept
 from shim.caches import failure_restores
-from shim.modules import base_model_of, named_modules
+from shim.modules import base_model_of, walk
 from shim.routing.sampling import own_generators
 
 _ABSENT: Any = object()
@@ -23,7 +23,7 @@ def nothing_changed(model: Any, adapters: Iterable[str] = ()) -> Iterator[None]:
 
     Every random generator, and what modules keep for the next call, in buffers too.
     """
-    restore, before = remember(model), kept.kept_by_all(model, adapters)
+    restore, before = remember(model, adapters), kept.kept_by_all(model, adapters)
     try:
         with before.watched():
             yield
@@ -34,14 +34,16 @@ def nothing_changed(model: Any, adapters: Iterable[str] = ()) -> Iterator[None]:
 
 
 @contextmanager
-def failure_leaves_no_trace(model: Any, caches: Dict[str, Any]) -> Iterator[None]:
+def failure_leaves_no_trace(model: Any, adapters: Iterable[str], caches: Dict[str, Any]) -> Iterator[None]:
     """Put back generators, buffers and `caches` where the block raises, and PEFT's own writes in any case.
+
+    No other `adapters` run in it.
 
     `PeftModelForCausalLM.generate` writes two attributes on the base model, and takes them back after an
     `Exception` but not after a KeyboardInterrupt. transformers' generate keeps its static cache on the model for the
     next call, which one that failed before its first forward leaves unfit for any.
     """
-    restore, held = remember(model), kept.kept_by_keepers(model)
+    restore, held = remember(model, adapters), kept.kept_by_keepers(model)
     written = _attributes_that_generate_writes(model)
     try:
         with failure_restores(caches):
@@ -67,25 +69,32 @@ def _attributes_that_generate_writes(model: Any) -> List[Tuple[Any, str, Any]]:
     return [(owner, name, vars(owner).get(name, _ABSENT)) for owner, name in owners]
 
 
-def remember(model: Any) -> Callable[[], None]:
-    """Return what puts back what a forward may change by itself.
+def remember(model: Any, adapters: Optional[Iterable[str]] = None) -> Callable[[], None]:
+    """Return what puts back what a forward may change by itself, under `adapters`; under any, with None.
 
     In training mode that is buffers (spectral norms, codebooks, counters) too, and models draw by numpy and Python,
     whose generators a call in evaluation mode leaves to other threads.
     """
-    states = _generator_states()
+    states, settings = _generator_states(), _settings(model)
     if not model.training:
-        return lambda: _restore_generators(states)
+
+        def restore_few() -> None:
+            _restore_generators(states)
+            settings()
+
+        return restore_few
     python, array = random.getstate(), numpy.random.get_state()
     buffers = [
         (module._buffers, name, buffer, buffer._version, buffer.detach().clone())
-        for _, module in named_modules(model)
+        for found in walk(model, None if adapters is None else set(adapters))
+        for module in [found.module]
         for name, buffer in module._buffers.items()
         if buffer is not None
     ]
 
     def restore() -> None:
         _restore_generators(states)
+        settings()
         random.setstate(python)
         numpy.random.set_state(array)
         for held, name, buffer, version, value in buffers:
@@ -94,6 +103,21 @@ def remember(model: Any) -> Callable[[], None]:
             if buffer._version != version:
                 with torch.no_grad():
                     buffer.copy_(value)
+
+    return restore
+
+
+def _settings(model: Any) -> Callable[[], None]:
+    """Return what puts back the settings of the base model's configuration: classifiers note their `problem_type`."""
+    held = getattr(getattr(base_model_of(model), "config", None), "__dict__", {})
+    before = dict(held)
+
+    def restore() -> None:
+        for name in [name for name, value in held.items() if before.get(name, _ABSENT) is not value]:
+            if before.get(name, _ABSENT) is _ABSENT:
+                del held[name]
+            else:
+                held[name] = before[name]
 
     return restore
 

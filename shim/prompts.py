@@ -29,7 +29,7 @@ def is_chosen_at_the_model(config: Any) -> bool:
 
 def learns_prompts(model: Any) -> bool:
     """Whether an adapter of `model` acts on its inputs."""
-    return any(map(is_chosen_at_the_model, model.peft_config.values()))
+    return any(map(is_chosen_at_the_model, list(model.peft_config.values())))
 
 
 def method_of_model(model: Any, original: Callable[..., Any], name: str) -> Callable[..., Any]:

@@ -71,7 +71,8 @@ class Segments:
         for rows, down, up, scaling in zip(self.table.rows, weights.downs, weights.ups, weights.scalings):
             end = start + len(rows) * x.shape[1]
             product = torch.nn.functional.linear(torch.nn.functional.linear(taken[start:end], down), up)
-            products.append(product.mul_(scaling))
+            # What is recorded for a backward may be held by others: selective checkpoints keep products as they are.
+            products.append(product * scaling if torch.is_grad_enabled() else product.mul_(scaling))
             start = end
         return _add(y, self.table.order, torch.cat(products).view(-1, *y.shape[1:]), 1.0)
 

@@ -185,7 +185,7 @@ def _launch(layer: Any, x: torch.Tensor, table: RowTable, adapters: Sequence[Ada
         )
 
     entries = {
-        number(table.adapters[slot]): (a.data_ptr(), b.data_ptr(), a.shape[0], bits(scaling))
+        number(table.adapters[slot]): (a.data_ptr(), b.data_ptr(), a.shape[0], bits(float(scaling)))
         for slot, a, b, scaling in adapters
     }
     held = addresses(layer, entries, x.device, dtype, fit)

@@ -23,6 +23,7 @@ def replacements() -> Sequence[Replacement]:
 def _layer_properties() -> Iterator[Replacement]:
     from peft.peft_model import PeftModel
 
+    from shim.experts import computed_for_each_adapter
     from shim.kernels.attention import one_at_a_time, routed_attention
     from shim.modules import layer_kinds
     from shim.selection import ANSWERS, layer_property, model_active_adapter, routed
@@ -33,6 +34,8 @@ def _layer_properties() -> Iterator[Replacement]:
             yield Replacement(cls, "forward", wrapped(vars(cls)["forward"]))
         if "_restore_weights" in vars(cls):
             yield Replacement(cls, "_restore_weights", one_at_a_time(vars(cls)["_restore_weights"]))
+        if "_activate_lora" in vars(cls):
+            yield Replacement(cls, "_activate_lora", computed_for_each_adapter(vars(cls)["_activate_lora"]))
     for cls in layer_kinds():
         for name, answer in ANSWERS.items():
             original = vars(cls).get(name)

@@ -10,6 +10,8 @@ from __future__ import annotations
 import functools
 import inspect
 import tempfile
+import threading
+import weakref
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Callable, Iterator, List, Sequence, Tuple
@@ -18,6 +20,9 @@ from shim.patch import Patch, Replacement
 from shim.patches import toys
 
 Method = Callable[..., Any]
+
+_LOCK = threading.Lock()
+_LOADING: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
 
 
 def is_broken() -> bool:
@@ -53,7 +58,9 @@ def _all_or_nothing(original: Method) -> Method:
             name = signature.bind(self, *args, **kwargs).arguments.get("adapter_name") or "default"
         except TypeError:
             return original(self, *args, **kwargs)  # raises Python's own
-        with _failure_leaves_the_model(self, str(name)):
+        with _LOCK:
+            one_at_a_time = _LOADING.setdefault(self, threading.RLock())  # or it would take back another thread's load
+        with one_at_a_time, _failure_leaves_the_model(self, str(name)):
             return original(self, *args, **kwargs)
 
     return load_adapter

@@ -49,7 +49,7 @@ def run_one_pass_generate(function: Callable[..., Any], batch: MixedBatch, input
     units = _units(function, batch, inputs, owners)
     route = GenerateRoute(units, batch)
     try:
-        with failure_leaves_no_trace(batch.model, inputs.caches()), units_told(batch, route):
+        with failure_leaves_no_trace(batch.model, batch.names, inputs.caches()), units_told(batch, route):
             with select(replace(batch.selection(BASE), route=route)):
                 return inputs.call(function)
     except PlanChanged as changed:
@@ -115,7 +115,7 @@ def _followed(function: Callable[..., Any], batch: MixedBatch, inputs: Inputs, o
     values = {name: value for name, value in inputs.values.items() if name not in _NO_SAY}
     short = Inputs({**values, "max_new_tokens": STEPS, "min_new_tokens": STEPS}, inputs.positional)
     try:
-        with failure_leaves_no_trace(batch.model, {}):
+        with failure_leaves_no_trace(batch.model, batch.names, {}):
             return follow_rows(function, batch, short, owners)
     except (Unroutable, MemoryError, torch.cuda.OutOfMemoryError):
         raise

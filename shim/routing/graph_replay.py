@@ -80,7 +80,7 @@ def run_by_graphs(function: Callable[..., Any], inputs: Inputs, plan: Plan, grou
     if reason is None:
         try:
             _check(plan)
-            with failure_leaves_no_trace(model, inputs.caches()):
+            with failure_leaves_no_trace(model, groups.batch.names, inputs.caches()):
                 return _run(function, inputs, plan, groups)
         except _errors() as error:
             reason = str(error)

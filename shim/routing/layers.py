@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from dataclasses import replace
 from functools import cached_property
 from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 
@@ -13,12 +14,12 @@ from shim.errors import Unroutable
 from shim.kernels.attention import is_attention
 from shim.kernels.layer import Memory, run_linear, run_modules
 from shim.kernels.tables import RowTable
-from shim.modules import base_layer_of, layer_kinds
+from shim.modules import base_layer_of, layer_kinds, walk
 from shim.routing.attention import row_dim, rows_taken
 from shim.routing.layout import same_constant
 from shim.routing.rows import RowRule
 from shim.routing.tree import leaves, map_leaves
-from shim.selection import BASE, Selection, select
+from shim.selection import BASE, Selection, select, selected
 
 Forward = Callable[..., Any]
 _PLAIN = frozenset("Linear Embedding Conv1d Conv2d Conv3d".split())
@@ -127,7 +128,10 @@ class RowGroups:
         """Return the selection of `adapter` for the layers of this call."""
         if adapter not in self._selections:
             self._selections[adapter] = self.batch.selection(adapter)
-        return self._selections[adapter]
+        found, running = self._selections[adapter], selected()
+        if found.trains and running is not None and not running.trains:  # inside a reentrant checkpoint
+            return replace(found, trains=False)
+        return found
 
     def needs(self, layer: Any) -> List[str]:
         """Return the adapters of this call that `layer` has weights for."""
@@ -196,12 +200,16 @@ def run_rows(
 
 
 def _absent_inside(layer: Any, adapters: Sequence[str]) -> Tuple[str, ...]:
-    """Return the adapters that neither `layer` nor a layer of another method that it wraps has weights for."""
-    absent = tuple(adapters)
-    while layer is not None and absent:
-        absent = missing(layer, absent)
-        inner = base_layer_of(layer)
-        layer = inner if inner is not None and base_layer_of(inner) is not None else None
+    """Return the adapters that neither `layer` nor any layer in what it wraps has weights for.
+
+    That may be a layer of another method, or a module that another adapter saves, in which this one adapts a layer.
+    """
+    absent = missing(layer, tuple(adapters))
+    inner = vars(layer)["_modules"].get("original_module", base_layer_of(layer))
+    if absent and inner is not None and vars(inner)["_modules"]:
+        for found in walk(inner, set(adapters)):
+            if found.is_layer:
+                absent = missing(found.module, absent)
     return absent
 
 

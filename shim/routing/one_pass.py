@@ -65,7 +65,7 @@ def run_one_pass(
         if plan.by_data == BY_ADAPTERS and not live:
             raise NeedsLive(f"data decides the rows of {decided_by_data(plan)}")
         try:
-            with failure_leaves_no_trace(batch.model, inputs.caches()):
+            with failure_leaves_no_trace(batch.model, batch.names, inputs.caches()):
                 if plan.by_data == BY_ADAPTERS:
                     return run_live(function, inputs, plan, groups, rows, owners)
                 return _run_planned(function, inputs, plan, groups)

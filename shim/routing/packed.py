@@ -10,7 +10,7 @@ import torch
 from shim.batch import MixedBatch
 from shim.errors import RefusedError
 from shim.modules import base_model_of
-from shim.routing.inputs import PER_SAMPLE, SHARED, Inputs, main_input_names, parameter_names, root_name
+from shim.routing.inputs import PER_SAMPLE, SHARED, Inputs, check_known, main_input_names, parameter_names, root_name
 from shim.routing.trace import Owners, trace_owners
 from shim.selection import select
 
@@ -59,6 +59,7 @@ def _owners_of_packed(forward: Callable[..., Any], batch: MixedBatch, inputs: In
     if not doubted:
         return {}
     try:
+        check_known(inputs)  # the trace would change an object of the caller's
         with select(None):
             return trace_owners(forward, batch, inputs, range(len(batch.names)), owners, doubted)
     except (MemoryError, torch.cuda.OutOfMemoryError):

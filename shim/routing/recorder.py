@@ -35,7 +35,7 @@ class Recorder(Route):
         self.calls: List[SeenCall] = []
         self._tracer = tracer
         self._names: Dict[int, str] = {id(layer): name for name, layer in batch.layers}
-        self._base = batch.selection(BASE)
+        self._base = replace(batch.selection(BASE), trains=False)  # a trace is under no_grad, and trains nothing
         self._lifts = lifts
 
     def asked(self, layer: Any) -> None:

@@ -121,9 +121,9 @@ def _run(
     """Run the base model once; the layers in `lifts` get a row for each sample in the place of one that all share."""
     tracer = Tracer(max(rows) + 1)
     recorder = Recorder(tracer, batch, lifts)
-    base = batch.selection(BASE)
+    base = replace(batch.selection(BASE), trains=False)
     route = Steady(recorder, base, (Unroutable,) if to_the_end else ())
-    selection = replace(base, route=route, trains=False)
+    selection = replace(base, route=route)
     with nothing_changed(batch.model), torch.inference_mode(False), torch.no_grad(), select(selection):
         copies = cloned(inputs)
         seeded = seed(tracer, copies, rows, owners, doubted)

@@ -6,6 +6,7 @@ and its own saved modules put straight into the base.
 
 import copy
 import itertools
+from collections import OrderedDict
 
 import peft
 import pytest
@@ -13,6 +14,8 @@ import torch
 from torch import nn
 
 import shim
+from shim.routing import route
+from shim.routing.one_pass import NotByLayers
 
 
 class Head(nn.Module):
@@ -209,3 +212,37 @@ def test_no_other_adapter_is_trainable():
         assert [k for k in trained if is_own(k, name)]
         assert not [k for k in trained for other in ALL if other != name and is_own(k, other)]
         assert not [k for k in trained if is_own(k, name) and not saves(name, k)]
+
+
+@pytest.mark.parametrize("targets", [["0"], ["0", "first"]])
+@pytest.mark.parametrize("way", ["one pass", "split"])
+def test_an_adapter_adapts_a_layer_of_a_module_that_another_saves(way, targets, monkeypatch):
+    """Its rows go through the original module, and there through its own weights."""
+
+    def unroutable(*_):
+        raise NotByLayers("one pass is switched off")
+
+    if way == "split":
+        monkeypatch.setattr(route, "run_one_pass", unroutable)
+    torch.manual_seed(1)
+    base = nn.Sequential(OrderedDict(first=nn.Linear(6, 6), pooler=nn.Sequential(nn.Linear(6, 6), nn.Tanh()))).double()
+    own = copy.deepcopy(base)
+    saving = peft.LoraConfig(r=2, target_modules=["first"], modules_to_save=["pooler"], init_lora_weights=False)
+    model = peft.get_peft_model(base, saving, adapter_name="ann")
+    model.add_adapter("ben", peft.LoraConfig(r=2, target_modules=targets, init_lora_weights=False))
+    model = model.double().eval()
+    for name, weight in model.named_parameters():
+        weight.data += 0.3 * torch.randn_like(weight) if ".ann." in name or ".ben." in name else 0.0
+    assert shim.explain(model, {"input": X}, ["ann", "ben", "__base__", "ben"]).route == "one pass"
+    with torch.no_grad():
+        mixed = model(X, adapter_names=["ann", "ben", "__base__", "ben"])
+        assert_same(mixed[2], own(X)[2])
+        layers = {"first": own.first, "0": own.pooler[0]}
+        for key, target in layers.items():
+            if key in targets:
+                place = "first" if key == "first" else "pooler.original_module.0"
+                layer = model.base_model.model.get_submodule(place)
+                delta = layer.lora_B["ben"].weight @ layer.lora_A["ben"].weight
+                target.weight.data += layer.scaling["ben"] * delta
+                assert delta.abs().max() > 0.01
+        assert_same(mixed[[1, 3]], own(X)[[1, 3]])

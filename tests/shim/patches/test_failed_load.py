@@ -192,3 +192,25 @@ def test_calls_of_other_threads_go_on_while_loads_fail(installed_shim, tmp_path)
     stop.set()
     thread.join()
     assert not wrong
+
+
+def test_a_load_that_fails_takes_back_no_other_threads_load():
+    """Loads go one after the other: what one puts back is what was there when it began."""
+    model, begun, threads = build(), threading.Event(), []
+
+    def load(self, adapter_name):
+        if adapter_name == "good":
+            self.add_adapter("good", adapter())
+            return
+        begun.set()
+        threads[0].join(timeout=0.3)  # the other's load, which waits
+        raise ValueError("cut off")
+
+    load_adapter = failed_load._all_or_nothing(load)
+    threads.append(threading.Thread(target=lambda: begun.wait() and load_adapter(model, adapter_name="good")))
+    threads[0].start()
+    with pytest.raises(ValueError, match="cut off"):
+        load_adapter(model, adapter_name="bad")
+    threads[0].join()
+    assert "good" in model.peft_config
+    assert any(".good." in name for name, _ in model.named_parameters())

@@ -108,8 +108,8 @@ def an_adapter_without_weights_in_a_layer_gets_the_active_one(patch):
 def the_generator_of_a_failed_call_stays_where_it_was(patch):
     original = shim.no_trace.remember
 
-    def remember(model):
-        restore = original(model)
+    def remember(model, adapters=None):
+        restore = original(model, adapters)
         return lambda: (restore(), torch.rand(1))
 
     patch.setattr(shim.no_trace, "remember", remember)

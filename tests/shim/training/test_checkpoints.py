@@ -2,6 +2,7 @@
 
 import threading
 
+import peft
 import pytest
 import torch
 from torch import nn
@@ -18,6 +19,7 @@ from tests.shim.training.trained import (
     noted,
     sequential,
     tokens,
+    trainable,
 )
 
 CHECKPOINTS = [None, True, False]
@@ -103,3 +105,48 @@ def test_a_checkpoint_of_another_library_is_refused(names):
     model.base_model.model.linear = Through(model.base_model.model.linear)
     with pytest.raises(shim.RefusedError, match=r"torch\.no_grad\(\) inside a training call"):
         model(x, adapter_names=names)
+
+
+def test_a_selective_checkpoint_keeps_the_products_that_it_saved():
+    """Its policy holds what matrix products gave, which nobody may write over."""
+    checkpoint = pytest.importorskip("torch.utils.checkpoint")
+    if not hasattr(checkpoint, "create_selective_checkpoint_contexts"):
+        pytest.skip("this torch has no selective checkpoints")
+    products = (torch.ops.aten.mm.default, torch.ops.aten.bmm.default, torch.ops.aten.addmm.default)
+
+    def policy(context, operation, *args, **kwargs):
+        saved = checkpoint.CheckpointPolicy.MUST_SAVE, checkpoint.CheckpointPolicy.PREFER_RECOMPUTE
+        return saved[operation not in products]
+
+    def contexts():
+        return checkpoint.create_selective_checkpoint_contexts(policy)
+
+    found = []
+    for options in (None, {"use_reentrant": False, "context_fn": contexts}):
+        model = llama()
+        if options is not None:
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=options)
+            model.enable_input_require_grads()
+        loss_of(model(input_ids=tokens(), adapter_names=NAMES).logits).backward()
+        found.append(gradients(model))
+    assert_same(*found)
+
+
+def nested(reentrant):
+    """A model whose `ann` saves the module in which `ben` adapts a layer."""
+    model = llama(reentrant).unload()
+    settings = {"ann": {"modules_to_save": ["mlp"]}, "ben": {"target_modules": ["v_proj", "down_proj"], "r": 3}}
+    configs = {name: peft.LoraConfig(**{"target_modules": ["q_proj"], **more}) for name, more in settings.items()}
+    adapted = peft.get_peft_model(model, configs["ann"], adapter_name="ann")
+    adapted.add_adapter("ben", configs["ben"])
+    return trainable(adapted.double(), ("ann", "ben")).train()
+
+
+@pytest.mark.parametrize("reentrant", CHECKPOINTS)
+def test_an_adapter_inside_of_anothers_saved_module_is_trained_in_one_pass(reentrant):
+    shim.install(fallback="refuse")
+    model, want = nested(reentrant), sequential(nested(None), llama_row(tokens()))
+    if reentrant is not None:
+        model.enable_input_require_grads()
+    loss_of(model(input_ids=tokens(), adapter_names=NAMES).logits).backward()
+    assert_same(gradients(model), want)
