@@ -256,6 +256,8 @@ def _run_grouped(
         given = {key: _flatten(value, x.shape[:row_dims]) for key, value in given.items()}
     size = given[0].shape[dim]
     per_row = {key for key, value in given.items() if value.dim() > dim and value.shape[dim] == size}
+    if kind is Kind.EXPERTS:  # an adapter's parametrization writes over what the base's backward would read
+        found = sorted(found, key=lambda part: part[0] == BASE)
     parts = []
     for adapter, rows in found:
         taken = {key: value.index_select(dim, rows) if key in per_row else value for key, value in given.items()}

@@ -2,9 +2,13 @@
 
 import warnings
 
+import peft
 import pytest
 import torch
+import transformers
+from packaging.version import Version
 from torch import nn
+from transformers import MixtralConfig, MixtralForCausalLM
 
 import shim
 from shim.routing import plans, route
@@ -20,6 +24,7 @@ from tests.shim.training.trained import (
     own,
     sequential,
     tokens,
+    trainable,
 )
 
 CHECKPOINTS = [None, True, False]
@@ -197,3 +202,26 @@ def test_names_in_evaluation_mode_or_without_gradients_ask_for_none():
 def test_generate_is_refused_in_training_mode():
     with pytest.raises(shim.RefusedError, match=r"generate .* training mode.*model\.eval\(\)"):
         llama().generate(input_ids=tokens(), adapter_names=NAMES, max_new_tokens=2)
+
+
+def fused_experts():
+    """A Mixtral whose experts two adapters change; from transformers 5 on they are parameters of one module."""
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "vocab_size": 48}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 2, "num_local_experts": 4, "num_experts_per_tok": 2}
+    base = MixtralForCausalLM(MixtralConfig(**sizes, **heads, experts_implementation="eager", initializer_range=0.4))
+    targets = ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]
+    config = peft.LoraConfig(r=2, target_modules=["q_proj"], target_parameters=targets, init_lora_weights=False)
+    model = peft.get_peft_model(base, config, adapter_name="ann")
+    model.add_adapter("ben", config)
+    return trainable(model.double(), ("ann", "ben")).train()
+
+
+@pytest.mark.skipif(Version(transformers.__version__) < Version("5"), reason="experts are modules of their own")
+@pytest.mark.parametrize("names", [["__base__", "ann", "ben"], ["ann", "__base__", "ben"], ["ben", "ann", "__base__"]])
+def test_fused_experts_are_trained_whichever_row_comes_first(names):
+    """An adapter's parametrization writes over the weights that the backward of the base's rows reads."""
+    shim.install(fallback="refuse")
+    model, x = fused_experts(), tokens(samples=3)
+    loss_of(model(input_ids=x, adapter_names=names).logits).backward()
+    assert_same(gradients(model), sequential(fused_experts(), llama_row(x), names=names))
