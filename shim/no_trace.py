@@ -113,9 +113,9 @@ def _settings(model: Any) -> Callable[[], None]:
     before = dict(held)
 
     def restore() -> None:
-        for name in [name for name, value in held.items() if before.get(name, _ABSENT) is not value]:
+        for name in [name for name, value in dict(held).items() if before.get(name, _ABSENT) is not value]:
             if before.get(name, _ABSENT) is _ABSENT:
-                del held[name]
+                held.pop(name, None)
             else:
                 held[name] = before[name]
 

@@ -15,7 +15,7 @@ import torch
 
 from shim.batch import MixedBatch
 from shim.errors import Unroutable
-from shim.modules import base_model_of, named_modules
+from shim.modules import base_model_of, walk
 from shim.no_trace import nothing_changed
 from shim.routing.inputs import Inputs, cloned, main_input_names, parameter_names, root_name
 from shim.routing.layers import tensors_of
@@ -235,7 +235,7 @@ def _units_of(batch: MixedBatch) -> List[Tuple[str, Any]]:
     if "mm_encoder_outputs" in parameter_names(base.forward):
         adapted = {id(layer) for _, layer in batch.layers}
         for name, module in getattr(base, "base_model", base).named_children():
-            if any(id(part) in adapted for _, part in named_modules(module)):
+            if any(id(found.module) in adapted for found in walk(module, set())):
                 units.append((name, module))
     return units
 

@@ -10,6 +10,7 @@ import torch
 from shim.batch import MixedBatch
 from shim.errors import RefusedError
 from shim.modules import base_model_of
+from shim.no_trace import remember
 from shim.routing.inputs import PER_SAMPLE, SHARED, Inputs, check_known, main_input_names, parameter_names, root_name
 from shim.routing.trace import Owners, trace_owners
 from shim.selection import select
@@ -29,9 +30,11 @@ def split_packed(split: Split, forward: Callable[..., Any], batch: MixedBatch, i
     Raises:
         RefusedError: the batch does not divide by sample.
     """
+    restore = remember(batch.model, batch.names)
     try:
         return split(owners)
     except RefusedError as refused:
+        restore()  # what the first attempt has drawn
         found = _owners_of_packed(forward, batch, inputs, owners)
         if found:
             with suppress(RefusedError):  # the caller gave no owners: what stands in the way without any is to be told
