@@ -17,7 +17,7 @@ GRIDS = {
     "of one size": ((1, 4, 4), (1, 4, 4), (1, 4, 4)),
     "as many rows as samples": ((1, 2, 2), (1, 2, 2), (1, 2, 2)),
 }
-NEW_TOKENS = {"max_new_tokens": 4, "min_new_tokens": 4, "do_sample": False}
+NEW_TOKENS = {"max_new_tokens": 8, "min_new_tokens": 8, "do_sample": False}
 TEXT = {"vocab_size": 40, "hidden_size": 32, "intermediate_size": 24, "num_hidden_layers": 2}
 NAMES = ["ann", "__base__", "ben"]
 
@@ -115,7 +115,7 @@ def test_several_images_of_one_sample_need_owners(vision_language, targets):
 
 
 @pytest.mark.parametrize("beams", [1, 2])
-@pytest.mark.parametrize("targets", [("q_proj", "v_proj"), ("fc1",), ("linear_1", "q_proj")])
+@pytest.mark.parametrize("targets", [("q_proj", "v_proj"), ("fc1", "fc2"), ("linear_1", "q_proj")])
 def test_an_encoder_that_generate_runs_goes_in_one_pass(installed_shim, targets, beams):
     shim.install(fallback="refuse")
     torch.manual_seed(0)
@@ -128,7 +128,7 @@ def test_an_encoder_that_generate_runs_goes_in_one_pass(installed_shim, targets,
     model = with_adapters(transformers.LlavaForConditionalGeneration(settings), targets)
     generator = torch.Generator().manual_seed(1)
     tokens = torch.randint(3, 34, (3, 9), generator=generator)
-    tokens[:, 2:6] = 38
+    tokens[:, 2:6] = 38  # an image of four patches
     images = torch.randn(3, 3, 4, 4, generator=generator, dtype=torch.float64)
     inputs = {"input_ids": tokens, "attention_mask": torch.ones_like(tokens), "pixel_values": images}
     inputs["num_beams"] = beams
