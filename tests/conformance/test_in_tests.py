@@ -98,7 +98,7 @@ def test_the_command_shows_routes_and_the_table(capsys):
     shown = capsys.readouterr().out
     assert "route: one pass" in shown
     assert "tail.1: input (3, 8): dim 0, one entry per sample" in shown
-    assert "PASSED: 4 pass on 1 model" in shown
+    assert "PASSED: 4 pass, 1 skipped on 1 model" in shown  # it tells no states of its layers
 
 
 def test_the_command_fails_where_upstream_does(capsys):
