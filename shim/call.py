@@ -281,8 +281,7 @@ def _unchanged(batch: MixedBatch) -> Iterator[None]:
     Raises:
         RefusedError: another thread deleted one, or took the shim away.
     """
-    before, first = _adapters_of(batch), batch.layers[0][1] if batch.layers else None
-    routed = first is not None and is_routed(first)
+    before, routed = _adapters_of(batch), _is_routed(batch)
     yield
     gone = [name for name, config in _adapters_of(batch).items() if config is not before[name]]
     if gone:
@@ -290,7 +289,7 @@ def _unchanged(batch: MixedBatch) -> Iterator[None]:
             f"adapters {gone} were deleted or loaded anew while the call ran, but should not be: some of their rows "
             "may be the base model's. Call again, and delete an adapter when no call uses it"
         )
-    if first is not None and routed and not is_routed(first):
+    if routed and not _is_routed(batch):
         raise RefusedError(
             "shim.uninstall() was called while the call ran, so that some of its rows may be the active adapter's. "
             "Call it when no call runs"
@@ -299,6 +298,11 @@ def _unchanged(batch: MixedBatch) -> Iterator[None]:
 
 def _adapters_of(batch: MixedBatch) -> Dict[str, Any]:
     return {group.adapter: batch.model.peft_config.get(group.adapter) for group in batch.groups}
+
+
+def _is_routed(batch: MixedBatch) -> bool:
+    """Whether the shim is on the first layer: it is on all, or on none."""
+    return all(is_routed(layer) for _, layer in batch.layers[:1])
 
 
 @contextmanager

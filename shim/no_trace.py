@@ -75,26 +75,24 @@ def remember(model: Any, adapters: Optional[Iterable[str]] = None) -> Callable[[
     In training mode that is buffers (spectral norms, codebooks, counters) too, and models draw by numpy and Python,
     whose generators a call in evaluation mode leaves to other threads.
     """
-    states, settings = _generator_states(), _settings(model)
+    states, restore_settings = _generator_states(), _settings(model)
+
+    def restore_few() -> None:
+        _restore_generators(states)
+        restore_settings()
+
     if not model.training:
-
-        def restore_few() -> None:
-            _restore_generators(states)
-            settings()
-
         return restore_few
     python, array = random.getstate(), numpy.random.get_state()
     buffers = [
-        (module._buffers, name, buffer, buffer._version, buffer.detach().clone())
+        (found.module._buffers, name, buffer, buffer._version, buffer.detach().clone())
         for found in walk(model, None if adapters is None else set(adapters))
-        for module in [found.module]
-        for name, buffer in module._buffers.items()
+        for name, buffer in found.module._buffers.items()
         if buffer is not None
     ]
 
     def restore() -> None:
-        _restore_generators(states)
-        settings()
+        restore_few()
         random.setstate(python)
         numpy.random.set_state(array)
         for held, name, buffer, version, value in buffers:
@@ -113,11 +111,9 @@ def _settings(model: Any) -> Callable[[], None]:
     before = dict(held)
 
     def restore() -> None:
-        for name in [name for name, value in dict(held).items() if before.get(name, _ABSENT) is not value]:
-            if before.get(name, _ABSENT) is _ABSENT:
-                held.pop(name, None)
-            else:
-                held[name] = before[name]
+        for name in held.keys() - before.keys():
+            held.pop(name, None)
+        held.update(before)
 
     return restore
 

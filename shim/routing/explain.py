@@ -133,9 +133,12 @@ def _fallback(
     if policy.chosen().fallback == policy.REFUSE:
         return Explanation("refuse", reason, layers)
     rehearsed = functools.partial(forward_and_caches, function, batch, rehearsing=True)
-    rehearse = functools.partial(layout_for, rehearsed, batch, inputs, kind="forward", proven_anew=why.hangs_on_values)
+
+    def rehearse(known: Owners) -> Any:
+        return layout_for(rehearsed, batch, inputs, known, "forward", proven_anew=why.hangs_on_values)
+
     try:
-        split_packed(lambda found: rehearse(owners=found), function, batch, inputs, owners)
+        split_packed(rehearse, function, batch, inputs, owners)
     except RefusedError as refused:
         return Explanation("refuse", f"{refused} [in one pass: {reason}]", layers)
     return Explanation("split", reason, layers)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import Any, Callable
+from typing import Any, Callable, Set
 
 import torch
 
@@ -30,12 +30,15 @@ def split_packed(split: Split, forward: Callable[..., Any], batch: MixedBatch, i
     Raises:
         RefusedError: the batch does not divide by sample.
     """
+    doubted = _may_be_packed(inputs, owners)
+    if not doubted:
+        return split(owners)
     restore = remember(batch.model, batch.names)
     try:
         return split(owners)
     except RefusedError as refused:
         restore()  # what the first attempt has drawn
-        found = _owners_of_packed(forward, batch, inputs, owners)
+        found = _owners_of(doubted, forward, batch, inputs, owners)
         if found:
             with suppress(RefusedError):  # the caller gave no owners: what stands in the way without any is to be told
                 return split({**found, **owners})
@@ -51,16 +54,19 @@ def of_prompt(batch: MixedBatch, inputs: Inputs) -> Inputs:
     return Inputs({name: value for name, value in named.items() if name in taken})
 
 
-def _owners_of_packed(forward: Callable[..., Any], batch: MixedBatch, inputs: Inputs, owners: Owners) -> Owners:
+def _may_be_packed(inputs: Inputs, owners: Owners) -> Set[str]:
+    """Return what images and sounds are made of; whole numbers beside it (sizes, kinds of tokens) go with all of it."""
     known = PER_SAMPLE | SHARED | owners.keys()
-    # What an image or a sound is made of; whole numbers beside it (sizes, kinds of tokens) are joined with all of it.
-    doubted = {
+    return {
         path
         for path, tensor in inputs.tensors().items()
         if tensor.is_floating_point() and path not in known and root_name(path) not in known
     }
-    if not doubted:
-        return {}
+
+
+def _owners_of(
+    doubted: Set[str], forward: Callable[..., Any], batch: MixedBatch, inputs: Inputs, owners: Owners
+) -> Owners:
     try:
         check_known(inputs)  # the trace would change an object of the caller's
         with select(None):

@@ -241,16 +241,19 @@ def test_a_mixed_call_through_a_compiled_model_is_right_or_refused():
                     model(x, adapter_names=names)
 
 
+class Experts(nn.Module):
+    """A weight that no linear layer holds."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(4, 4))
+
+    def forward(self, x):
+        return x @ self.weight
+
+
 @pytest.mark.skipif(not hasattr(peft.LoraConfig, "target_parameters"), reason="PEFT has no target_parameters yet")
 def test_parameters_adapted_in_place_are_exact_and_left_as_they_were():
-    class Experts(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.weight = nn.Parameter(torch.randn(4, 4))
-
-        def forward(self, x):
-            return x @ self.weight
-
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         config = peft.LoraConfig(r=1, target_modules=[], target_parameters=["0.weight"], init_lora_weights=False)

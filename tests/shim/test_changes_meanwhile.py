@@ -1,6 +1,7 @@
 """What another thread changes while a call runs, and what a call's trial run changes: refused, or put back."""
 
 import threading
+from contextlib import contextmanager
 
 import peft
 import pytest
@@ -13,8 +14,7 @@ from shim import no_trace
 from shim.experts import computed_for_each_adapter
 from shim.modules import walk
 from shim.prompts import learns_prompts
-from shim.routing import route
-from shim.routing.one_pass import NotByLayers
+from tests.shim.test_call import Experts
 from tests.tiny_models import SMALL, llama
 
 NAMES = ["fr", "de", "__base__"]
@@ -105,7 +105,7 @@ def classifier():
 
 @pytest.mark.parametrize("explains", [False, True])
 def test_a_refused_call_sets_no_problem_type(installed_shim, explains):
-    model, config = classifier(), None
+    model = classifier()
     config = model.get_base_model().config
     inputs = {"input_ids": torch.tensor([[3, 4], [5, 6]]), "labels": torch.tensor([0, 2])}
     before = dict(vars(config))
@@ -143,25 +143,13 @@ def test_modules_and_adapters_may_come_while_they_are_looked_at():
     assert not learns_prompts(held)
 
 
-class Experts(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.weight = nn.Parameter(torch.randn(4, 4))
-
-    def forward(self, x):
-        return x @ self.weight
-
-
 @pytest.mark.skipif(not hasattr(peft.LoraConfig, "target_parameters"), reason="PEFT has no target_parameters yet")
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("way", ["one pass", "split"])
-def test_experts_are_each_adapters_own_while_somebody_keeps_parametrizations(installed_shim, way, monkeypatch):
-    def unroutable(*_):
-        raise NotByLayers("one pass is switched off")
-
+def test_experts_are_each_adapters_own_while_somebody_keeps_parametrizations(installed_shim, way, request):
     torch.manual_seed(0)
     if way == "split":
-        monkeypatch.setattr(route, "run_one_pass", unroutable)
+        request.getfixturevalue("split_only")
     config = peft.LoraConfig(r=1, target_modules=[], target_parameters=["0.weight"], init_lora_weights=False)
     model = peft.get_peft_model(nn.Sequential(Experts()), config, adapter_name="fr")
     try:
@@ -178,8 +166,6 @@ def test_experts_are_each_adapters_own_while_somebody_keeps_parametrizations(ins
 
 
 def test_what_others_keep_of_parametrizations_stays(monkeypatch):
-    from contextlib import contextmanager
-
     module, other = nn.Linear(2, 2), nn.Linear(2, 2)
     cache = {(id(module), "weight"): "stale", (id(other), "weight"): "theirs"}
     monkeypatch.setattr(nn.utils.parametrize, "_cache", cache)

@@ -14,8 +14,6 @@ import torch
 from torch import nn
 
 import shim
-from shim.routing import route
-from shim.routing.one_pass import NotByLayers
 
 
 class Head(nn.Module):
@@ -216,14 +214,10 @@ def test_no_other_adapter_is_trainable():
 
 @pytest.mark.parametrize("targets", [["0"], ["0", "first"]])
 @pytest.mark.parametrize("way", ["one pass", "split"])
-def test_an_adapter_adapts_a_layer_of_a_module_that_another_saves(way, targets, monkeypatch):
+def test_an_adapter_adapts_a_layer_of_a_module_that_another_saves(way, targets, request):
     """Its rows go through the original module, and there through its own weights."""
-
-    def unroutable(*_):
-        raise NotByLayers("one pass is switched off")
-
     if way == "split":
-        monkeypatch.setattr(route, "run_one_pass", unroutable)
+        request.getfixturevalue("split_only")
     torch.manual_seed(1)
     base = nn.Sequential(OrderedDict(first=nn.Linear(6, 6), pooler=nn.Sequential(nn.Linear(6, 6), nn.Tanh()))).double()
     own = copy.deepcopy(base)
