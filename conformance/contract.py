@@ -137,7 +137,11 @@ CONTRACT: Tuple[Chapter, ...] = (
     Chapter(
         "Generation",
         (
-            Clause("G1", "A token sequence equals the row's own: greedy."),
+            Clause(
+                "G1",
+                "A token sequence equals the row's own: greedy.",
+                "Every model type that generates is held against it by `run --models all`: [models](models.md).",
+            ),
             Clause("G2", "Sampling with per-row reproducibility."),
             Clause("G3", "Beams, however given: keyword, `generation_config`, the model's own."),
             Clause("G4", "`num_return_sequences`."),

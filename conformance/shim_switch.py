@@ -169,6 +169,20 @@ def allow_mixed_outputs(names: Sequence[str]) -> bool:
     return True
 
 
+@contextmanager
+def never_split() -> Iterator[None]:
+    """Within the block the shim refuses what it would split by adapter; what was chosen otherwise stays."""
+    import shim
+    from shim import policy
+
+    before = policy.chosen()
+    shim.install(fallback=policy.REFUSE, mixed_outputs=sorted(before.mixed_outputs))
+    try:
+        yield
+    finally:
+        shim.install(fallback=before.fallback, mixed_outputs=sorted(before.mixed_outputs))
+
+
 def reinstalling_faults() -> List[str]:
     """Install, install again and uninstall; return what the second install changed or uninstalling left.
 

@@ -18,7 +18,8 @@ from conformance.models.every.wide import without_narrowing
 from conformance.models.precision import default_dtype
 from conformance.sweep.adapted import CannotAdapt, with_adapters
 from conformance.sweep.finding import Finding, Judgement
-from conformance.sweep.judge import FLOAT32, FLOAT64, judge
+from conformance.sweep.generating import GENERATE, prompt_of
+from conformance.sweep.judge import FLOAT32, FLOAT64, FORWARD, Way, judge
 from conformance.sweep.reference import run
 from conformance.sweep.stages import STAGES
 from conformance.sweep.variants import FIRST, Drawing, drawings
@@ -26,6 +27,7 @@ from conformance.verdict import Verdict
 
 SEED = 1
 FEW = 12
+WAYS: Dict[str, Way] = {stage: GENERATE if stage == "generate" else FORWARD for stage in STAGES}
 
 
 def sweep(entry: Entry, say: Callable[[Verdict], None]) -> None:
@@ -100,16 +102,17 @@ def _judge_stage(entry: Entry, model: Any, stage: str, tier: Tier) -> Judgement:
     every = [*modules, *added]
     parameters = expert_parameters(model) if stage == "fused_experts" else []
     if not every:
-        return Judgement(Finding.NOTHING_TO_ADAPT, f"it has none of these: {STAGES[stage]}")
+        none = "it does not generate" if stage == "generate" else f"it has none of these: {STAGES[stage]}"
+        return Judgement(Finding.NOTHING_TO_ADAPT, none)
     try:
-        return judge(model, every, parameters, _batches(entry, model, stage), tier)
+        return judge(model, every, parameters, _batches(entry, model, stage), tier, WAYS[stage])
     except CannotAdapt as error:
         first = error
     usable = _usable(entry, model, every)
     if len(usable) < len(every) and (parameters or any(path in usable for path in added or modules)):
         left_out = ", ".join(path for path in every if path not in usable)
         try:
-            judgement = judge(model, usable, parameters, _batches(entry, model, stage), tier)
+            judgement = judge(model, usable, parameters, _batches(entry, model, stage), tier, WAYS[stage])
         except CannotAdapt as error:
             return Judgement(Finding.CANNOT_BUILD, str(error))
         said = f"without {left_out}, which PEFT itself cannot adapt here: {first}"
@@ -120,11 +123,12 @@ def _judge_stage(entry: Entry, model: Any, stage: str, tier: Tier) -> Judgement:
 def _usable(entry: Entry, model: Any, paths: List[str]) -> List[str]:
     """Return those of the layers at `paths` with whose adapters PEFT can run the model.
 
-    Layers of one kind stand or fall together where there are more than FEW of them: each trial is a run.
+    Layers of one class and name, as the `out_proj` of every Mamba, stand or fall together where there are more than FEW
+    of them: each trial is a run.
     """
-    kinds: Dict[str, List[str]] = {}
+    kinds: Dict[Tuple[str, str], List[str]] = {}
     for path in paths:
-        kinds.setdefault(type(model.get_submodule(path)).__name__, []).append(path)
+        kinds.setdefault((type(model.get_submodule(path)).__name__, path.rsplit(".", 1)[-1]), []).append(path)
     found: List[str] = []
     for alike in kinds.values():
         if _runs(entry, model, alike):
@@ -156,4 +160,4 @@ def _batches(entry: Entry, model: Any, stage: str) -> Iterator[Tuple[Drawing, Op
                 raise
             yield drawing, None
             continue
-        yield drawing, batch
+        yield drawing, prompt_of(batch) if stage == "generate" else batch

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Dict, List, Optional, Sequence
+from typing import Any, Callable, Dict, List, Optional, Sequence
 
 from conformance.compare import Evidence, Mismatch, Tier, Vacuous, compare_row, relative_error
 from conformance.models.every.batch import Batch
 from conformance.models.every.senses import unfed
+from conformance.outputs import Tensors
 from conformance.scenarios import BASE
 from conformance.shim_switch import allow_mixed_outputs, declines, explained, takes_owners
 from conformance.sweep.adapted import ADAPTERS, CannotAdapt, with_adapters
@@ -25,11 +26,24 @@ ROUTES = {"plain": Finding.ONE_PASS, "one pass": Finding.ONE_PASS, "live": Findi
 _WORST_LAST = ("", *ROUTES, "refuse", "unknown")
 
 
+@dataclass(frozen=True)
+class Way:
+    """How a model is called in a stage.
+
+    run: makes the call, of (model, batch, **what a mixed call is given beyond), and returns its outputs.
+    route: returns the route that a mixed call takes, of (model, batch, names, **what it is given beyond).
+    """
+
+    run: Callable[..., Tensors]
+    route: Callable[..., str]
+
+
 @dataclass
 class Tally:
     """What the calls of a stage have shown so far."""
 
     tier: Tier
+    way: Way
     evidence: Evidence = field(default_factory=Evidence)
     calls: int = 0
     route: str = ""
@@ -62,7 +76,17 @@ class Tally:
         )
 
 
-def judge(model: Any, modules: Sequence[str], parameters: Sequence[str], batches: Any, tier: Tier) -> Judgement:
+def forward_route(adapted: Any, batch: Batch, names: List[str], **more: Any) -> str:
+    """Return the route of a mixed forward, as the shim explains it."""
+    return explained(adapted, batch.arguments, names, **more)
+
+
+FORWARD = Way(run, forward_route)
+
+
+def judge(
+    model: Any, modules: Sequence[str], parameters: Sequence[str], batches: Any, tier: Tier, way: Way = FORWARD
+) -> Judgement:
     """Return what mixed calls on `model` show, under adapters on these modules and parameters.
 
     Args:
@@ -71,13 +95,13 @@ def judge(model: Any, modules: Sequence[str], parameters: Sequence[str], batches
     Raises:
         CannotAdapt: PEFT cannot run the model under a single one of these adapters.
     """
-    return judge_adapted(with_adapters(model, modules, parameters), batches, tier)
+    return judge_adapted(with_adapters(model, modules, parameters), batches, tier, way)
 
 
-def judge_adapted(adapted: Any, batches: Any, tier: Tier) -> Judgement:
+def judge_adapted(adapted: Any, batches: Any, tier: Tier, way: Way = FORWARD) -> Judgement:
     """Return what mixed calls on `adapted` show, a PEFT model with the two adapters; see `judge`."""
     allow_mixed_outputs([])
-    tally = Tally(tier)
+    tally = Tally(tier, way)
     for drawing, batch in batches:
         if batch is None:
             tally.note(f"not shown: {drawing.name}, which the model does not take")
@@ -109,7 +133,7 @@ class _Raised(Exception):
 
 def _judge_batch(adapted: Any, drawing: Drawing, batch: Batch, tally: Tally) -> None:
     """Make the calls of one drawing and compare every row of each."""
-    reference = _reference(adapted, batch, tally.tier)
+    reference = _reference(adapted, batch, tally)
     if not reference.places:
         raise _NotBatchable(f"no output has rows of its own: {', '.join(reference.rowless) or 'there is none'}")
     if reference.rowless:
@@ -133,17 +157,17 @@ def _judge_batch(adapted: Any, drawing: Drawing, batch: Batch, tally: Tally) -> 
 
 def _route(adapted: Any, batch: Batch, names: List[str], tally: Tally, **more: Any) -> str:
     try:
-        return explained(adapted, batch.arguments, names, **more)
+        return tally.way.route(adapted, batch, names, **more)
     except declines():
         return "refuse"
     except Exception as error:
-        tally.note(f"shim.explain raises {type(error).__name__}: {error}")
+        tally.note(f"asking for the route raises {type(error).__name__}: {error}")
         return "unknown"
 
 
-def _reference(adapted: Any, batch: Batch, tier: Tier) -> Reference:
+def _reference(adapted: Any, batch: Batch, tally: Tally) -> Reference:
     try:
-        reference = Reference(adapted, batch, tier.tolerance)
+        reference = Reference(adapted, batch, tally.tier.tolerance, tally.way.run)
         for adapter in ADAPTERS:
             reference.whole(adapter)
         return reference
@@ -159,7 +183,7 @@ def _mixed(adapted: Any, batch: Batch, names: List[str], tally: Tally, rowless: 
     more: Dict[str, Any] = {"owners": batch.owners} if tally.owners else {}
     route = _route(adapted, batch, names, tally, **more)
     try:
-        outputs = run(adapted, batch, adapter_names=names, **more)
+        outputs = tally.way.run(adapted, batch, adapter_names=names, **more)
     except declines():
         if not tally.owners and batch.owners and takes_owners():
             tally.owners = True

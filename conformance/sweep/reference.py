@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from conformance.compare import relative_error
 from conformance.models.every.batch import Batch
@@ -35,10 +35,10 @@ def run(model: Any, batch: Batch, **more: Any) -> Tensors:
 
     torch.manual_seed(SEED)
     with torch.no_grad():
-        return {path: _masked(tensor) for path, tensor in tensors_of(model(**batch.arguments, **more)).items()}
+        return {path: masked(tensor) for path, tensor in tensors_of(model(**batch.arguments, **more)).items()}
 
 
-def _masked(tensor: Any) -> Any:
+def masked(tensor: Any) -> Any:
     """Return the tensor with infinity for what a model masks by its dtype's largest number: it is no size to err by."""
     if not tensor.is_floating_point():
         return tensor
@@ -53,8 +53,9 @@ class Reference:
     on the rows beside them.
     """
 
-    def __init__(self, model: Any, batch: Batch, tolerance: float) -> None:
+    def __init__(self, model: Any, batch: Batch, tolerance: float, run: Callable[..., Tensors] = run) -> None:
         self.model, self.batch, self.tolerance = model, batch, tolerance
+        self._way = run
         self._runs: Dict[Tuple[str, Optional[int]], Tensors] = {}
         self.places: Dict[str, Place] = {}
         self.unlike: Dict[str, float] = {}
@@ -92,7 +93,7 @@ class Reference:
         if (adapter, sample) not in self._runs:
             batch = self.batch if sample is None else self.batch.of([sample])
             with under(self.model, adapter):
-                self._runs[adapter, sample] = run(self.model, batch)
+                self._runs[adapter, sample] = self._way(self.model, batch)
         return self._runs[adapter, sample]
 
     def _find_places(self) -> None:

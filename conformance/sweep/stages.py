@@ -8,6 +8,7 @@ STAGES: Dict[str, str] = {
     "linear_layers": "every Linear and Conv1D",
     "embeddings_and_convolutions": "these and every Embedding and convolution of one group",
     "fused_experts": "every Linear and the parameters of fused experts",
+    "generate": "every Linear and Conv1D, of what the model generates: the logits of four tokens",
 }
 """The stages in their order, and what each adapts."""
 

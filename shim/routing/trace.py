@@ -28,8 +28,9 @@ from shim.routing.tracer import Tracer
 from shim.routing.tree import is_opaque, leaves, shown
 from shim.selection import BASE, is_routed, select
 
-# What an earlier call has computed: adapters may have changed it.
+# What an earlier call has computed: adapters may have changed it. Then words in the names of what may be such.
 _STATES = frozenset("past_key_values mems encoder_outputs encoder_hidden_states inputs_embeds".split())
+_STATE_WORDS = ("past", "mem", "state", "hidden", "embed", "output", "cache")
 
 # Of all samples in training mode: the loss of a model of transformers, or a model's only output.
 _LOSSES = frozenset({"output.loss", "output"})
@@ -184,21 +185,32 @@ def seed(
         name = root_name(path)
         if tensor.dim() == 0 or name in SHARED or (name in caches and _is_number(tensor)):
             continue
-        dim = 0
+        dim, known = 0, True
         if path in owners:
             dim = owners[path].dim or 0
             ids = torch.tensor(owners[path].owners, dtype=torch.int32, device=tensor.device) + 1
         elif tensor.shape[0] == len(rows) and path not in doubted:
             ids = torch.tensor(rows, dtype=torch.int32, device=tensor.device) + 1
         else:
-            dim = _packed_dim(tensor)
+            dim, known = _packed_dim(tensor), False
             ids = tracer.lattice.fresh(tensor.shape[dim], tensor.device)
         along = ids.view([-1 if index == dim else 1 for index in range(tensor.dim())])
         seeded[path] = along
         tracer.given.add(address(tensor))
-        tainted = path in doubted or name in caches or name in _STATES
+        tainted = path in doubted or name in caches or name in _STATES or (known and _is_state(path, tensor))
         tracer.store.write(tensor, along.expand(tensor.shape), tainted=tainted)
     return seeded
+
+
+def _is_state(path: str, tensor: torch.Tensor) -> bool:
+    """Whether an input with rows of its own may hold what adapters made in an earlier call.
+
+    By a word in its name, or as one of several tensors: RWKV's `state` is such a list, and the model mixes the samples
+    of it in each step after the first.
+    """
+    name = root_name(path)
+    several = path != name
+    return tensor.is_floating_point() and (several or any(word in name for word in _STATE_WORDS))
 
 
 def _packed_dim(tensor: torch.Tensor) -> int:

@@ -45,7 +45,7 @@ def test_stages_of_the_sweep_are_checks(tmp_path):
     text = '"every:bert/linear_layers" = "known"\n"every:bert+head/R7" = "known"'
     stage, clause = expected(tmp_path, text, "every:bert")
     assert stage.seen[0].checks == ("linear_layers",)
-    assert clause.seen[0].checks == ("linear_layers", "embeddings_and_convolutions", "fused_experts")
+    assert clause.seen[0].checks == ("linear_layers", "embeddings_and_convolutions", "fused_experts", "generate")
 
 
 def test_a_users_own_model_is_named_as_it_is_loaded(tmp_path):

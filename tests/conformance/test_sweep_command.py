@@ -41,9 +41,9 @@ def test_one_verdict_for_each_stage_of_each_class(swept):
         (model, stage) for model in ("every:bert", "every:bert+head") for stage in STAGES
     ]
     assert read(report).complete
-    assert "6 checks to run" in ran.stdout
+    assert "8 checks to run" in ran.stdout
     assert "nothing to adapt" in ran.stdout
-    assert "PASSED: 4 pass, 2 skipped on 2 models" in ran.stdout
+    assert "PASSED: 5 pass, 3 skipped on 2 models" in ran.stdout
 
 
 def test_resuming_runs_what_is_left_and_keeps_the_rest(swept, tmp_path):
@@ -54,7 +54,7 @@ def test_resuming_runs_what_is_left_and_keeps_the_rest(swept, tmp_path):
     cut.write_text("\n".join(head) + "\n")
     ran = conformance("run", "--models", "every:bert", "--report", cut, "--resume")
     assert ran.returncode == FINE, ran.stdout + ran.stderr
-    assert "3 checks to run" in ran.stdout
+    assert "4 checks to run" in ran.stdout
     again = read(cut)
     assert again.complete
     assert {verdict.model for verdict in again.verdicts} == {"every:bert", "every:bert+head"}
@@ -67,7 +67,7 @@ def test_resuming_what_is_done_runs_nothing(swept):
     ran = conformance("run", "--models", "every:bert", "--report", report, "--resume")
     assert ran.returncode == FINE, ran.stderr
     assert "checks to run" not in ran.stdout
-    assert "PASSED: 4 pass" in ran.stdout
+    assert "PASSED: 5 pass" in ran.stdout
     assert report.read_text() == before
 
 

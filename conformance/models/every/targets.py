@@ -1,4 +1,4 @@
-"""What adapters may change in any model: the layers that PEFT has an adapter for, in three stages."""
+"""What adapters may change in any model: the layers that PEFT has an adapter for, stage by stage."""
 
 from __future__ import annotations
 
@@ -51,11 +51,20 @@ def expert_parameters(model: Any) -> List[str]:
     ]
 
 
+def generates(model: Any) -> bool:
+    """Whether the model is one that generates."""
+    # Breakpoint: huggingface/transformers#22112, transformers 4.28; before, every model had a generate.
+    can = getattr(model, "can_generate", None)
+    return bool(can is not None and can() and hasattr(model, "generate"))
+
+
 def layers(model: Any, stage: str) -> Tuple[List[str], List[str]]:
     """Return the layers that a stage adapts: those that PEFT always can, and those that only the stage adds."""
     linear = linear_layers(model)
     if stage == "linear_layers":
         return linear, []
+    if stage == "generate":
+        return (linear, []) if generates(model) else ([], [])
     if stage == "fused_experts":
         return (linear, []) if expert_parameters(model) else ([], [])
     added = embeddings(model) + convolutions(model)

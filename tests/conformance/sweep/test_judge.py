@@ -1,5 +1,7 @@
 """The sweep sees: a shim that is wrong, raises, refuses or tells nothing is reported as just that."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -43,7 +45,7 @@ def wrongly(monkeypatch):
                 return reference.run(model, batch)
             return function(lambda: reference.run(model, batch, **more))
 
-        monkeypatch.setattr(judge, "run", run)
+        monkeypatch.setitem(entry.WAYS, "linear_layers", replace(judge.FORWARD, run=run))
 
     return change
 
@@ -77,7 +79,8 @@ def test_a_wrong_answer_is_wrong(wrongly, mistake):
 
 
 def test_ignoring_the_names_is_wrong_and_says_whose_answer_it_is(monkeypatch):
-    monkeypatch.setattr(judge, "run", lambda model, batch, **more: reference.run(model, batch))
+    ignoring = replace(judge.FORWARD, run=lambda model, batch, **more: reference.run(model, batch))
+    monkeypatch.setitem(entry.WAYS, "linear_layers", ignoring)
     verdict = found_of(BERT)["linear_layers"]
     assert finding_of(verdict) is Finding.WRONG
     assert "It is what" in verdict.detail

@@ -63,3 +63,28 @@ def test_what_cannot_be_looked_into_is_refused_in_few_words(hide, adapted):
     with pytest.raises(shim.RefusedError, match=r"'hidden' is a \w+ for the whole batch.*cannot be seen") as refused:
         adapted(body)(X, adapter_names=NAMES)
     assert "tensor(" not in str(refused.value)
+
+
+def meets_every_state(toy, x, **given):
+    """Add each sample to the state of every one, by broadcasting, as RWKV does."""
+    (state,) = given.values()
+    return toy.linear(x[:, :1] + (state[0] if isinstance(state, list) else state))
+
+
+STATES = {"a list of tensors": {"memory": [X[:, 1]]}, "by its name": {"hidden_state": X[:, 1]}}
+
+
+@pytest.mark.parametrize("state", STATES.values(), ids=STATES)
+def test_samples_that_meet_in_the_state_of_an_earlier_call_are_refused(state, adapted):
+    with pytest.raises(shim.RefusedError, match=r"mixes samples: add"):
+        adapted(meets_every_state)(X, **state, adapter_names=NAMES)
+
+
+@pytest.mark.parametrize("state", STATES.values(), ids=STATES)
+def test_a_state_of_the_rows_own_is_no_obstacle(state, adapted):
+    model = adapted(lambda toy, x, **given: meets_every_state(toy, x, **{n: _own(s) for n, s in given.items()}))
+    assert shim.explain(model, {"x": X, **state}, NAMES).route == "one pass"
+
+
+def _own(state):
+    return [tensor[:, None] for tensor in state] if isinstance(state, list) else state[:, None]
