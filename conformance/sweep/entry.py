@@ -160,4 +160,4 @@ def _batches(entry: Entry, model: Any, stage: str) -> Iterator[Tuple[Drawing, Op
                 raise
             yield drawing, None
             continue
-        yield drawing, prompt_of(batch) if stage == "generate" else batch
+        yield drawing, prompt_of(batch, model.config) if stage == "generate" else batch

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, Dict, List
+from typing import Any, Dict, List, Mapping
 
 from conformance.compare import Inapplicable
 from conformance.models.every.batch import Batch
@@ -23,13 +23,37 @@ _MADE_BY_GENERATE = ("labels", "decoder_", "position_ids", "past_key_values")
 """How the names of arguments begin that generate makes for itself, at every step."""
 
 
-def prompt_of(batch: Batch) -> Batch:
-    """Return what generate is given of the arguments of a forward."""
+def prompt_of(batch: Batch, config: Any) -> Batch:
+    """Return what generate is given of the arguments of a forward.
+
+    config: the model's. Encoders have their shorter rows padded on the right, as they come; other models on the left,
+    as users pad; and XLM none at all, since it cuts off as many tokens at the end as there is padding anywhere.
+    """
 
     def kept(arguments: Dict[str, Any]) -> Dict[str, Any]:
         return {name: value for name, value in arguments.items() if not name.startswith(_MADE_BY_GENERATE)}
 
-    return replace(batch, tensors=kept(batch.tensors), packed=kept(batch.packed), shared=kept(batch.shared))
+    tensors = kept(batch.tensors)
+    if not getattr(config, "is_encoder_decoder", False):
+        own = {name: tensor for name, tensor in tensors.items() if name not in batch.packed}
+        tensors.update(_padded_on_the_left(own, getattr(config, "model_type", "") == "xlm"))
+    return replace(batch, tensors=tensors, packed=kept(batch.packed), shared=kept(batch.shared))
+
+
+def _padded_on_the_left(tensors: Mapping[str, Any], cut: bool) -> Dict[str, Any]:
+    """Return the tensors that have an entry for each token, with padding before them; or `cut` to the shortest row."""
+    import torch
+
+    ids, mask = tensors.get("input_ids"), tensors.get("attention_mask")
+    if ids is None or mask is None or ids.shape != mask.shape:
+        return {}
+    lengths = [int(length) for length in mask.sum(1)]
+    shortest = min(lengths) if cut else ids.shape[1]
+    return {
+        name: torch.stack([row.roll(len(row) - length, 0) for row, length in zip(tensor, lengths)])[:, -shortest:]
+        for name, tensor in tensors.items()
+        if tensor.shape[:2] == ids.shape
+    }
 
 
 def generated(model: Any, batch: Batch, **more: Any) -> Tensors:
@@ -58,9 +82,8 @@ def generated(model: Any, batch: Batch, **more: Any) -> Tensors:
 
 def _first_token(model: Any) -> Dict[str, int]:
     """Return the token that a decoder begins with, for a model whose configuration made at random tells none."""
-    told = [getattr(model.generation_config, name, None) for name in ("decoder_start_token_id", "bos_token_id")]
-    encodes = getattr(model.config, "is_encoder_decoder", False)
-    return {"decoder_start_token_id": 1} if encodes and told == [None, None] else {}
+    told = getattr(model.generation_config, "decoder_start_token_id", None)
+    return {"decoder_start_token_id": 1} if told is None else {}
 
 
 def generate_route(adapted: Any, batch: Batch, names: List[str], **more: Any) -> str:

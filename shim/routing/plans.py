@@ -218,11 +218,18 @@ def _keep(held: Dict[Hashable, Any], key: Hashable, value: Any) -> None:
 
 def _caches(caches: Mapping[str, Any]) -> Hashable:
     """Return what a plan hangs on of the caches: their classes, and whether they are filled."""
-    found = []
-    for name, cache in sorted(caches.items()):
-        length = getattr(cache, "get_seq_length", None)
-        found.append((name, type(cache).__name__, bool(length()) if callable(length) else True))
-    return tuple(found)
+    return tuple((name, type(cache).__name__, _is_filled(cache)) for name, cache in sorted(caches.items()))
+
+
+def _is_filled(cache: Any) -> bool:
+    length = getattr(cache, "get_seq_length", None)
+    if not callable(length):
+        return True
+    try:
+        return bool(length())
+    except ValueError:
+        # Breakpoint: huggingface/transformers#44950: a cache of states alone of Mamba) has no length.
+        return bool(cache.has_previous_state())
 
 
 def _state_of(batch: MixedBatch) -> Hashable:

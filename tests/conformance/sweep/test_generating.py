@@ -1,6 +1,7 @@
 """The sweep of what models generate: each row's logits, step by step, and the route that they came by."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -88,11 +89,37 @@ def test_a_model_that_does_not_generate_is_left_out():
     assert (found.finding, found.detail) == (Finding.NOTHING_TO_ADAPT, "it does not generate")
 
 
+def config(**said):
+    return SimpleNamespace(**{"is_encoder_decoder": False, "model_type": "llama", **said})
+
+
 def test_generate_is_given_the_prompt_only():
     batch = Batch(2, {name: torch.zeros(2, 3) for name in ("input_ids", "labels", "decoder_input_ids", "position_ids")})
     batch.add("pixel_values", [torch.zeros(1, 2), torch.zeros(2, 2)])
-    assert set(prompt_of(batch).tensors) == {"input_ids", "pixel_values"}
-    assert prompt_of(batch).packed == {"pixel_values": [1, 2]}
+    prompt = prompt_of(batch, config())
+    assert set(prompt.tensors) == {"input_ids", "pixel_values"}
+    assert prompt.packed == {"pixel_values": [1, 2]}
+
+
+@pytest.mark.parametrize(
+    ("said", "ids", "kinds"),
+    [
+        ({}, [[1, 2, 3], [0, 4, 5]], [[6, 6, 7], [0, 6, 7]]),
+        ({"is_encoder_decoder": True}, [[1, 2, 3], [4, 5, 0]], [[6, 6, 7], [6, 7, 0]]),
+        ({"model_type": "xlm"}, [[2, 3], [4, 5]], [[6, 7], [6, 7]]),
+    ],
+)
+def test_shorter_prompts_are_padded_where_the_model_takes_it(said, ids, kinds):
+    given = {
+        "input_ids": torch.tensor([[1, 2, 3], [4, 5, 0]]),
+        "attention_mask": torch.tensor([[1, 1, 1], [1, 1, 0]]),
+        "token_type_ids": torch.tensor([[6, 6, 7], [6, 7, 0]]),
+        "pixel_values": torch.zeros(2, 4),
+    }
+    prompt = prompt_of(Batch(2, given), config(**said)).tensors
+    assert (prompt["input_ids"].tolist(), prompt["token_type_ids"].tolist()) == (ids, kinds)
+    assert torch.equal(prompt["attention_mask"] == 1, prompt["input_ids"] > 0)
+    assert prompt["pixel_values"] is given["pixel_values"]
 
 
 def test_whole_numbers_show_nothing():
