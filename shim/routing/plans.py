@@ -228,7 +228,7 @@ def _is_filled(cache: Any) -> bool:
     try:
         return bool(length())
     except ValueError:
-        # Breakpoint: huggingface/transformers#44950: a cache of states alone of Mamba) has no length.
+        # Breakpoint: huggingface/transformers#44950: a cache of states alone, as Mamba has, has no length.
         return bool(cache.has_previous_state())
 
 
