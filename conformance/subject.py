@@ -129,6 +129,9 @@ def fill(wrapped: Any, adapter: Adapter, seed: int, integer: bool) -> None:
         if not owns(adapter, path):
             continue
         path = path if path.startswith(_WRAPPED) else _WRAPPED + path
+        path = path.replace(".original_module.", ".")  # of a layer inside of what another adapter saves
+        if "modules_to_save" in path:
+            path = path.replace(".base_layer.", ".")  # which other adapters may adapt in there
         generator = torch.Generator().manual_seed(zlib.crc32(f"{seed}/{path}".encode()))
         if integer:
             values = torch.randint(-1, 2, parameter.shape, generator=generator).double()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from dataclasses import dataclass
-from typing import Any, Dict, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple
+from typing import Any, Collection, Dict, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple
 
 import torch
 
@@ -90,9 +90,12 @@ def _held(model: Any, kind: str) -> Iterator[Tuple[str, Any]]:
                 yield f"{path}.{name}" if path else name, tensor
 
 
-def adapter_layers(model: Any) -> List[Tuple[str, Any]]:
-    """Return (name, layer) of every tuner layer and saved-module wrapper of `model`."""
-    return [(found.name, found.module) for found in walk(model, set()) if found.is_layer]
+def adapter_layers(model: Any, adapters: Collection[str] = ()) -> List[Tuple[str, Any]]:
+    """Return (name, layer) of every tuner layer and saved-module wrapper of `model`.
+
+    Of those that lie inside of what an adapter saves only where that is one of `adapters`.
+    """
+    return [(found.name, found.module) for found in walk(model, set(adapters)) if found.is_layer]
 
 
 def layer_kinds() -> Tuple[Any, Any]:
@@ -163,7 +166,7 @@ def layers_in_evaluation(model: Any, adapters: Set[str]) -> Optional[Tuple[Layer
                 stack.append(child)
     known = _KNOWN.get(model)
     if known is None or not known.are(found):
-        layers = tuple(adapter_layers(model))
+        layers = tuple(adapter_layers(model, adapters))
         refs = tuple((name, weakref.ref(layer)) for name, layer in layers)
         _KNOWN[model] = _Known(tuple(map(weakref.ref, found)), refs)
     else:

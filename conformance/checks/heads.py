@@ -26,6 +26,11 @@ def _decodes(model: Model) -> bool:
     return "causal-lm" in model.tags
 
 
+def _has_an_mlp(model: Model) -> bool:
+    """Whether blocks have an `mlp` of linear layers, which they call without keywords."""
+    return _decodes(model) and "experts" not in model.tags
+
+
 def _has_words(model: Model) -> bool:
     return has_rows(model) and bool(model.architecture) and "text" in model.tags
 
@@ -60,6 +65,22 @@ def a_saved_attention_fills_its_cache_once(case: Case) -> Evidence:
     if held != length:
         raise Mismatch(f"the cache holds {held} tokens, but should {length}: it was filled by more than one run")
     return other.expect_rows(output, other.rows)
+
+
+@check("H2", "R6", draws=Draws(adapters=(2, 3), rows=(2, 4), saved="none"), applies=_has_an_mlp)
+def rows_of_adapters_inside_a_saved_module_are_their_own(case: Case) -> Evidence:
+    """Is a row right whose adapter adapts a layer of a module that another adapter saves, and a base row there?"""
+    paths = [path for path, _ in base_model(case.model, case.device).named_modules()]
+    inside = [target for target in case.model.targets if any(path.endswith(f"0.mlp.{target}") for path in paths)]
+    if not inside:
+        raise Inapplicable("no target lies in an mlp of the first block")
+    saving, *others = case.scenario.adapters
+    # What saves the block comes first, and adapts another one: a layer that is both is PEFT's own muddle.
+    first = replace(saving, saved=("0.mlp",), targets=(f"1.mlp.{inside[0]}",))
+    adapters = (first, *(replace(one, saved=(), targets=(inside[0],)) for one in others))
+    other = Case(case.model, replace(case.scenario, adapters=adapters), case.device)
+    names = [others[-1].name, *case.rows[1:]]
+    return other.expect_rows(other.mixed(names), names)
 
 
 def _tokens_held(cache: Any) -> int:

@@ -9,7 +9,7 @@ from conformance.compare import Inapplicable
 from conformance.models.every.batch import Batch
 from conformance.outputs import Tensors, tensors_of
 from conformance.shim_switch import declines, is_installed, never_split
-from conformance.sweep.judge import Way
+from conformance.sweep.judge import SPLIT, Way
 from conformance.sweep.reference import SEED, masked
 
 TOKENS = 4
@@ -94,7 +94,7 @@ def generate_route(adapted: Any, batch: Batch, names: List[str], **more: Any) ->
         try:
             generated(adapted, batch, adapter_names=names, **more)
         except declines():
-            return "split"  # or refused, which the call itself will tell
+            return SPLIT  # or refused, which the call itself will tell
     return "one pass"
 
 

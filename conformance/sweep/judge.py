@@ -22,7 +22,8 @@ FLOAT32 = Tier(1e-5)
 
 _UNLIKE = Finding.NOT_BATCHABLE.value
 
-ROUTES = {"plain": Finding.ONE_PASS, "one pass": Finding.ONE_PASS, "live": Finding.ONE_PASS, "split": Finding.SPLIT}
+SPLIT = "split"
+ROUTES = {"plain": Finding.ONE_PASS, "one pass": Finding.ONE_PASS, "live": Finding.ONE_PASS, SPLIT: Finding.SPLIT}
 _WORST_LAST = ("", *ROUTES, "refuse", "unknown")
 
 
@@ -181,7 +182,8 @@ def _mixed(adapted: Any, batch: Batch, names: List[str], tally: Tally, rowless: 
     Where that is no matter and some outputs have no rows, since they compare samples or add them up, allow these.
     """
     more: Dict[str, Any] = {"owners": batch.owners} if tally.owners else {}
-    route = _route(adapted, batch, names, tally, **more)
+    # To be told of a split takes as long as the split; of another nothing more is learnt, and a refusal is met anyway.
+    route = tally.route if tally.route == SPLIT else _route(adapted, batch, names, tally, **more)
     try:
         outputs = tally.way.run(adapted, batch, adapter_names=names, **more)
     except declines():

@@ -157,7 +157,9 @@ DEFECTS: Tuple[Defect, ...] = (
         {**_HOOKS, "peft": ">=0.10,<0.13"},
         (
             Sighting(
-                (*reach.SAVED, reach.SAVED_ATTENTION), reach.every, rf"{_WRONG}|{_LENGTH}|not found in odict_keys"
+                (*reach.SAVED, reach.SAVED_ATTENTION, reach.INSIDE_SAVED),
+                reach.every,
+                rf"{_WRONG}|{_LENGTH}|not found in odict_keys",
             ),
             Sighting((reach.HEADS,), reach.whole, r"gave None|left a trace"),
         ),
@@ -168,7 +170,11 @@ DEFECTS: Tuple[Defect, ...] = (
         "none yet; huggingface/peft#1990 (0.13.0) brought the refusal",
         {**_HOOKS, "peft": ">=0.13"},
         (
-            Sighting(reach.SAVED, reach.saves_others, rf"Mixed batching is only supported|{_LENGTH}|KeyError"),
+            Sighting(
+                (*reach.SAVED, reach.INSIDE_SAVED),
+                reach.saves_others,
+                rf"Mixed batching is only supported|{_LENGTH}|KeyError",
+            ),
             # It may be called by keywords only, which that code does not expect.
             Sighting(
                 (reach.SAVED_ATTENTION,),

@@ -32,6 +32,7 @@ SAVED = (
     "rows_of_a_model_with_tied_weights_are_their_own",
 )
 SAVED_ATTENTION = "a_saved_attention_fills_its_cache_once"
+INSIDE_SAVED = "rows_of_adapters_inside_a_saved_module_are_their_own"
 TRAINED_TOKENS = "trainable_tokens_are_the_rows_own"
 OWN_CLASS = "a_layer_of_its_own_class_that_mixes_samples_is_refused_by_name"
 HEADS = "heads_of_other_sizes_are_refused_or_given_by_row"
@@ -69,6 +70,7 @@ MIXED = (
     *ROWS,
     *SAVED,
     SAVED_ATTENTION,
+    INSIDE_SAVED,
     *REFUSALS,
     *UNKNOWN,
     *ELSEWHERE,

@@ -30,7 +30,7 @@ from shim.selection import BASE, is_routed, select
 
 # What an earlier call has computed: adapters may have changed it. Then words in the names of what may be such.
 _STATES = frozenset("past_key_values mems encoder_outputs encoder_hidden_states inputs_embeds".split())
-_STATE_WORDS = ("past", "mem", "state", "hidden", "embed", "output", "cache")
+_STATE_WORDS = ("mem", "state", "hidden", "embed", "output", "cache")
 
 # Of all samples in training mode: the loss of a model of transformers, or a model's only output.
 _LOSSES = frozenset({"output.loss", "output"})

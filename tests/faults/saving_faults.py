@@ -2,8 +2,10 @@
 
 import shim.batch
 import shim.call
+import shim.routing.layers
 import shim.routing.split
-from tests.faults.planted import fault
+from shim.batch import missing
+from tests.faults.planted import ONE_PASS, fault
 
 
 @fault("llama", "adapters_saved_and_loaded_again_have_the_same_rows")
@@ -42,6 +44,11 @@ def layers_have_hooks_while_a_call_runs(patch):
 def outputs_by_row_come_in_reverse(patch):
     original = shim.routing.split.taken_apart
     patch.setattr(shim.routing.split, "taken_apart", lambda *given: original(*given)[::-1])
+
+
+@fault(ONE_PASS, "llama", "rows_of_adapters_inside_a_saved_module_are_their_own")
+def what_a_saved_module_wraps_is_not_looked_into(patch):
+    patch.setattr(shim.routing.layers, "_absent_inside", lambda layer, adapters: missing(layer, tuple(adapters)))
 
 
 @fault("llama", "trainable_tokens_are_the_rows_own")

@@ -213,9 +213,13 @@ def test_no_other_adapter_is_trainable():
 
 
 @pytest.mark.parametrize("targets", [["0"], ["0", "first"]])
+@pytest.mark.parametrize("active", ["ann", "ben"])
 @pytest.mark.parametrize("way", ["one pass", "split"])
-def test_an_adapter_adapts_a_layer_of_a_module_that_another_saves(way, targets, request):
-    """Its rows go through the original module, and there through its own weights."""
+def test_an_adapter_adapts_a_layer_of_a_module_that_another_saves(way, active, targets, request):
+    """Its rows go through the original module, and there through its own weights; and no others through these.
+
+    PEFT adapts the layer in the other's copy of the module, too.
+    """
     if way == "split":
         request.getfixturevalue("split_only")
     torch.manual_seed(1)
@@ -227,9 +231,13 @@ def test_an_adapter_adapts_a_layer_of_a_module_that_another_saves(way, targets, 
     model = model.double().eval()
     for name, weight in model.named_parameters():
         weight.data += 0.3 * torch.randn_like(weight) if ".ann." in name or ".ben." in name else 0.0
+    model.set_adapter("ann")
+    saved = model(X)[0].detach()
+    model.set_adapter(active)
     assert shim.explain(model, {"input": X}, ["ann", "ben", "__base__", "ben"]).route == "one pass"
     with torch.no_grad():
         mixed = model(X, adapter_names=["ann", "ben", "__base__", "ben"])
+        assert_same(mixed[0], saved)
         assert_same(mixed[2], own(X)[2])
         layers = {"first": own.first, "0": own.pooler[0]}
         for key, target in layers.items():
