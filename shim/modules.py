@@ -93,7 +93,7 @@ def _held(model: Any, kind: str) -> Iterator[Tuple[str, Any]]:
 def adapter_layers(model: Any, adapters: Collection[str] = ()) -> List[Tuple[str, Any]]:
     """Return (name, layer) of every tuner layer and saved-module wrapper of `model`.
 
-    Of those that lie inside of what an adapter saves only where that is one of `adapters`.
+    Those inside of what an adapter saves are among them where that adapter is one of `adapters`.
     """
     return [(found.name, found.module) for found in walk(model, set(adapters)) if found.is_layer]
 

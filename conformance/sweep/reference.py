@@ -46,7 +46,7 @@ def masked(tensor: Any) -> Any:
 
 
 class Reference:
-    """The runs of one batch on one model, each done once.
+    """The runs of one batch on one model, each done once, by `run`: a forward, unless told otherwise.
 
     `places` says where the samples are in each output, and `unlike` by how much a row in the batch differs from that
     row alone, under one adapter, for outputs where it does. `rowless` outputs have no rows, or rows whose shape depends
@@ -55,7 +55,7 @@ class Reference:
 
     def __init__(self, model: Any, batch: Batch, tolerance: float, run: Callable[..., Tensors] = run) -> None:
         self.model, self.batch, self.tolerance = model, batch, tolerance
-        self._way = run
+        self._call = run
         self._runs: Dict[Tuple[str, Optional[int]], Tensors] = {}
         self.places: Dict[str, Place] = {}
         self.unlike: Dict[str, float] = {}
@@ -93,7 +93,7 @@ class Reference:
         if (adapter, sample) not in self._runs:
             batch = self.batch if sample is None else self.batch.of([sample])
             with under(self.model, adapter):
-                self._runs[adapter, sample] = self._way(self.model, batch)
+                self._runs[adapter, sample] = self._call(self.model, batch)
         return self._runs[adapter, sample]
 
     def _find_places(self) -> None:

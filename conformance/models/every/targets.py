@@ -53,9 +53,7 @@ def expert_parameters(model: Any) -> List[str]:
 
 def generates(model: Any) -> bool:
     """Whether the model is one that generates."""
-    # Breakpoint: huggingface/transformers#22112, transformers 4.28; before, every model had a generate.
-    can = getattr(model, "can_generate", None)
-    return bool(can is not None and can() and hasattr(model, "generate"))
+    return hasattr(model, "generate") and hasattr(model, "can_generate") and bool(model.can_generate())
 
 
 def layers(model: Any, stage: str) -> Tuple[List[str], List[str]]:
