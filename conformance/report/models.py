@@ -109,12 +109,13 @@ def render(report: Report, upstream: Optional[Report] = None) -> str:
 
 
 def _counts(verdicts: Sequence[Verdict]) -> List[str]:
-    """Return the counts as a table of Markdown."""
-    return [
-        row(["", *STAGES]),
-        row(["---", *("--:" for _ in STAGES)]),
-        *(row([finding, *map(str, numbers)]) for finding, numbers in counts(verdicts)),
-    ]
+    """Return the counts as a table of Markdown, of the stages that the run had."""
+    judged = {verdict.check for verdict in verdicts}
+    had = [stage for stage in STAGES if stage in judged]
+    lines = [row(["", *had]), row(["---", *("--:" for _ in had)])]
+    for finding, numbers in counts(verdicts):
+        lines.append(row([finding, *(str(number) for stage, number in zip(STAGES, numbers) if stage in judged)]))
+    return lines
 
 
 def _beside(upstream: Optional[Report]) -> List[str]:

@@ -81,3 +81,12 @@ def test_what_upstream_does_by_itself_stands_beside():
     assert "| WRONG | 1 | 1 | 1 |" in page
     assert "| WRONG | 8 | 8 | 8 |" in page
     assert "| fine | ✓ | ✓ | ✓ |" in page  # the rows stay those with the shim
+
+
+def test_a_stage_that_a_run_did_not_have_is_no_column_of_zeros():
+    verdicts = [verdict for verdict in report().verdicts if verdict.check != "generate"]
+    (head, *_) = [
+        line for line in render(report(), Report(HEADER, tuple(verdicts), {})).splitlines() if "| linear" in line
+    ][1:]
+    assert "fused" in head
+    assert "generate" not in head
