@@ -67,7 +67,7 @@ def a_saved_attention_fills_its_cache_once(case: Case) -> Evidence:
     return other.expect_rows(output, other.rows)
 
 
-@check("H2", "R6", draws=Draws(adapters=(2, 3), rows=(2, 4), saved="none"), applies=_has_an_mlp)
+@check("H2", "R6", draws=Draws(adapters=(2, 3), rows=(3, 4), saved="none"), applies=_has_an_mlp)
 def rows_of_adapters_inside_a_saved_module_are_their_own(case: Case) -> Evidence:
     """Is a row right whose adapter adapts a layer of a module that another adapter saves, and a base row there?"""
     paths = [path for path, _ in base_model(case.model, case.device).named_modules()]
@@ -78,8 +78,10 @@ def rows_of_adapters_inside_a_saved_module_are_their_own(case: Case) -> Evidence
     # What saves the block comes first, and adapts another one: a layer that is both is PEFT's own muddle.
     first = replace(saving, saved=("0.mlp",), targets=(f"1.mlp.{inside[0]}",))
     adapters = (first, *(replace(one, saved=(), targets=(inside[0],)) for one in others))
-    other = Case(case.model, replace(case.scenario, adapters=adapters), case.device)
-    names = [others[-1].name, *case.rows[1:]]
+    # PEFT adapts the layer in the copy that is saved, too: the active adapter's weights must not act in there.
+    active = others[-1].name
+    other = Case(case.model, replace(case.scenario, adapters=adapters, active=active), case.device)
+    names = [active, saving.name, BASE, *case.rows[3:]]
     return other.expect_rows(other.mixed(names), names)
 
 

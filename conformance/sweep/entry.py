@@ -18,7 +18,7 @@ from conformance.models.every.wide import without_narrowing
 from conformance.models.precision import default_dtype
 from conformance.sweep.adapted import CannotAdapt, with_adapters
 from conformance.sweep.finding import Finding, Judgement
-from conformance.sweep.generating import GENERATE, prompt_of
+from conformance.sweep.generating import GENERATE
 from conformance.sweep.judge import FLOAT32, FLOAT64, FORWARD, Way, judge
 from conformance.sweep.reference import run
 from conformance.sweep.stages import STAGES
@@ -104,15 +104,19 @@ def _judge_stage(entry: Entry, model: Any, stage: str, tier: Tier) -> Judgement:
     if not every:
         none = "it does not generate" if stage == "generate" else f"it has none of these: {STAGES[stage]}"
         return Judgement(Finding.NOTHING_TO_ADAPT, none)
+
+    def judged(paths: List[str]) -> Judgement:
+        return judge(model, paths, parameters, _batches(entry, model, stage), tier, WAYS[stage])
+
     try:
-        return judge(model, every, parameters, _batches(entry, model, stage), tier, WAYS[stage])
+        return judged(every)
     except CannotAdapt as error:
         first = error
     usable = _usable(entry, model, every)
     if len(usable) < len(every) and (parameters or any(path in usable for path in added or modules)):
         left_out = ", ".join(path for path in every if path not in usable)
         try:
-            judgement = judge(model, usable, parameters, _batches(entry, model, stage), tier, WAYS[stage])
+            judgement = judged(usable)
         except CannotAdapt as error:
             return Judgement(Finding.CANNOT_BUILD, str(error))
         said = f"without {left_out}, which PEFT itself cannot adapt here: {first}"
@@ -160,4 +164,4 @@ def _batches(entry: Entry, model: Any, stage: str) -> Iterator[Tuple[Drawing, Op
                 raise
             yield drawing, None
             continue
-        yield drawing, prompt_of(batch, model.config) if stage == "generate" else batch
+        yield drawing, WAYS[stage].given(batch, getattr(model, "config", None))

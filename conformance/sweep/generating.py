@@ -98,4 +98,4 @@ def generate_route(adapted: Any, batch: Batch, names: List[str], **more: Any) ->
     return "one pass"
 
 
-GENERATE = Way(generated, generate_route)
+GENERATE = Way(generated, generate_route, prompt_of)

@@ -33,10 +33,12 @@ class Way:
 
     run: makes the call, of (model, batch, **what a mixed call is given beyond), and returns its outputs.
     route: returns the route that a mixed call takes, of (model, batch, names, **what it is given beyond).
+    given: makes the call's batch, of (the batch of a forward, the model's configuration).
     """
 
     run: Callable[..., Tensors]
     route: Callable[..., str]
+    given: Callable[[Batch, Any], Batch] = lambda batch, config: batch
 
 
 @dataclass

@@ -1,10 +1,13 @@
 """The switch installs the shim for a block and no longer, and sees a shim that does not restore."""
 
+from dataclasses import replace
+
 import peft
 import pytest
 
 import shim
-from conformance.shim_switch import refusals, reinstalling_faults, shim_installed, shim_uninstalled
+from conformance.shim_switch import never_split, refusals, reinstalling_faults, shim_installed, shim_uninstalled
+from shim import policy
 
 
 def is_installed():
@@ -36,6 +39,15 @@ def test_a_shim_that_is_taken_out_comes_back_and_one_that_was_not_there_does_not
             assert not is_installed()
         assert is_installed() is before
     assert not is_installed()
+
+
+def test_nothing_is_split_in_the_block_only():
+    with shim_installed(True):
+        shim.install(mixed_outputs=["logits_per_image"])
+        before = policy.chosen()
+        with never_split():
+            assert policy.chosen() == replace(before, fallback="refuse")
+        assert policy.chosen() == before
 
 
 def test_the_shim_goes_when_the_block_raises():

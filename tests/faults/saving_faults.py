@@ -2,6 +2,7 @@
 
 import shim.batch
 import shim.call
+import shim.modules
 import shim.routing.layers
 import shim.routing.split
 from shim.batch import missing
@@ -49,6 +50,12 @@ def outputs_by_row_come_in_reverse(patch):
 @fault(ONE_PASS, "llama", "rows_of_adapters_inside_a_saved_module_are_their_own")
 def what_a_saved_module_wraps_is_not_looked_into(patch):
     patch.setattr(shim.routing.layers, "_absent_inside", lambda layer, adapters: missing(layer, tuple(adapters)))
+
+
+@fault("llama", "rows_of_adapters_inside_a_saved_module_are_their_own")
+def layers_in_a_saved_copy_use_the_active_adapter(patch):
+    original = shim.modules.adapter_layers
+    patch.setattr(shim.modules, "adapter_layers", lambda model, adapters=(): original(model))
 
 
 @fault("llama", "trainable_tokens_are_the_rows_own")

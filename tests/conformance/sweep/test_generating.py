@@ -19,12 +19,7 @@ GPT2 = Entry("gpt2", "head", "GPT2LMHeadModel")
 LLAMA = Entry("llama", "head", "LlamaForCausalLM")
 T5 = Entry("t5", "head", "T5ForConditionalGeneration")
 
-
-@pytest.fixture(autouse=True)
-def installed():
-    shim.install()
-    yield
-    shim.uninstall()
+pytestmark = pytest.mark.usefixtures("installed")
 
 
 def judged(one):

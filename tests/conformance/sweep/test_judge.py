@@ -14,14 +14,7 @@ from conformance.sweep.stages import STAGES
 BERT = Entry("bert", "base", "BertModel")
 MIXTRAL = Entry("mixtral", "base", "MixtralModel")
 
-
-@pytest.fixture(autouse=True)
-def installed():
-    was = any(status.applied for status in shim.status())
-    shim.install()
-    yield
-    if not was:
-        shim.uninstall()
+pytestmark = pytest.mark.usefixtures("installed")
 
 
 def found_of(one):

@@ -52,11 +52,15 @@ SETTINGS = {"max_new_tokens": 4, "min_new_tokens": 4, "do_sample": False}
 IDS = torch.randint(3, 32, (2, 5), generator=torch.Generator().manual_seed(5))
 
 
-def test_a_model_that_mixes_its_samples_in_later_steps_generates_in_parts(rwkv):
-    mixed = rwkv.generate(input_ids=IDS, adapter_names=["ann", "ben"], **SETTINGS)
+def assert_tokens_are_the_rows_own(model):
+    mixed = model.generate(input_ids=IDS, adapter_names=["ann", "ben"], **SETTINGS)
     for row, name in enumerate(["ann", "ben"]):
-        rwkv.set_adapter(name)
-        assert mixed[row].tolist() == rwkv.generate(input_ids=IDS[row : row + 1], **SETTINGS)[0].tolist()
+        model.set_adapter(name)
+        assert mixed[row].tolist() == model.generate(input_ids=IDS[row : row + 1], **SETTINGS)[0].tolist()
+
+
+def test_a_model_that_mixes_its_samples_in_later_steps_generates_in_parts(rwkv):
+    assert_tokens_are_the_rows_own(rwkv)
 
 
 def test_where_nothing_may_be_split_it_is_refused(rwkv):
@@ -66,10 +70,7 @@ def test_where_nothing_may_be_split_it_is_refused(rwkv):
 
 
 def test_a_cache_without_a_length_is_filled_in_one_pass(mamba):
-    mixed = mamba.generate(input_ids=IDS, adapter_names=["ann", "ben"], **SETTINGS)
-    for row, name in enumerate(["ann", "ben"]):
-        mamba.set_adapter(name)
-        assert mixed[row].tolist() == mamba.generate(input_ids=IDS[row : row + 1], **SETTINGS)[0].tolist()
+    assert_tokens_are_the_rows_own(mamba)
 
 
 def test_a_cache_without_a_length_is_gone_on_with(mamba):
