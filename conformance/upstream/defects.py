@@ -165,6 +165,13 @@ DEFECTS: Tuple[Defect, ...] = (
         ),
     ),
     Defect(
+        "saved_modules_that_the_active_adapter_lacks",
+        "all rows go through the base's module where the active adapter does not save it, silently",
+        "huggingface/peft#2936, peft 0.19.0",
+        {**_HOOKS, "peft": ">=0.13,<0.19"},
+        (Sighting((reach.INSIDE_SAVED,), reach.every, rf"{_WRONG}|{_LENGTH}"),),
+    ),
+    Defect(
         "saved_modules_of_some_types",
         "saved modules other than a few layer types are refused: classification heads, poolers, norms",
         "none yet; huggingface/peft#1990 (0.13.0) brought the refusal",

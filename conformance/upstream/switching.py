@@ -20,6 +20,7 @@ SWITCHING: Tuple[Defect, ...] = (
                 (
                     "adapters_stay_right_after_switching_and_disabling",
                     "a_merged_and_unloaded_model_answers_as_its_adapter",
+                    reach.INSIDE_SAVED,
                 ),
                 reach.every,
                 r"not found in odict_keys",
