@@ -225,6 +225,8 @@ def sample_rules(inputs: Inputs, count: int, owners: Mapping[str, RowRule]) -> D
 def take(inputs: Inputs, rows: Sequence[int], rules: Mapping[str, RowRule]) -> Inputs:
     """Return the inputs of the samples `rows`, in that order: tensors of `rules` indexed, all else as it is.
 
+    Where `rows` only leave samples out, what is packed keeps its order (all samples, again and again; the last first).
+
     Caches are copied, so that a forward on the result leaves the caller's as they were.
     """
 
@@ -236,6 +238,8 @@ def take(inputs: Inputs, rows: Sequence[int], rules: Mapping[str, RowRule]) -> I
         for index, sample in enumerate(owners):
             places.setdefault(sample, []).append(index)
         chosen = [index for row in rows for index in places.get(row, ())]
+        if list(rows) == sorted(set(rows)):
+            chosen.sort()
         return torch.tensor(chosen, dtype=torch.long, device=device)
 
     def pick(path: str, leaf: Any) -> Any:

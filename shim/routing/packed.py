@@ -30,7 +30,7 @@ def split_packed(split: Split, forward: Callable[..., Any], batch: MixedBatch, i
     Raises:
         RefusedError: the batch does not divide by sample.
     """
-    doubted = _may_be_packed(inputs, owners)
+    doubted = _may_be_packed(batch, inputs, owners)
     if not doubted:
         return split(owners)
     restore = remember(batch.model, batch.names)
@@ -54,13 +54,20 @@ def of_prompt(batch: MixedBatch, inputs: Inputs) -> Inputs:
     return Inputs({name: value for name, value in named.items() if name in taken})
 
 
-def _may_be_packed(inputs: Inputs, owners: Owners) -> Set[str]:
-    """Return what images and sounds are made of; whole numbers beside it (sizes, kinds of tokens) go with all of it."""
+def _may_be_packed(batch: MixedBatch, inputs: Inputs, owners: Owners) -> Set[str]:
+    """Return what images and sounds are made of; whole numbers beside it (sizes, kinds of tokens) go with all of it.
+
+    What is as long as the batch is doubted only beside text, which says whose an image is: by itself it is what the
+    names are given for, in its own order.
+    """
     known = PER_SAMPLE | SHARED | owners.keys()
+    tensors = inputs.tensors()
+    beside_text = any(root_name(path) in PER_SAMPLE for path in tensors)
     return {
         path
-        for path, tensor in inputs.tensors().items()
+        for path, tensor in tensors.items()
         if tensor.is_floating_point() and path not in known and root_name(path) not in known
+        if beside_text or tensor.shape[:1] != (len(batch.names),)
     }
 
 

@@ -1,4 +1,4 @@
-"""Prove that a batch divides by sample, by running the base model on all of it and on each part.
+"""Prove that a batch divides by sample, by running the base model on all of it, each group and each sample.
 
 The rehearsal answers three questions that no shape can: whether every input that was taken to hold one entry
 per sample does, whether the model keeps its samples apart, and where the samples lie in each output. It runs
@@ -17,7 +17,7 @@ from typing import Any, Callable, Dict, Hashable, List, Mapping, Optional, Seque
 
 import torch
 
-from shim.batch import MixedBatch, method_of
+from shim.batch import MixedBatch, by_row, method_of
 from shim.errors import RefusedError
 from shim.no_trace import nothing_changed
 from shim.quantised import check_quantised
@@ -74,7 +74,12 @@ def layout_for(
 
 
 def _rehearse(run: Run, batch: MixedBatch, inputs: Inputs, owners: Owners, adapters: Sequence[str]) -> Layout:
-    """Rehearse under each of `adapters`: the base model first, then one of each method whose layers may mix samples."""
+    """Rehearse under each of `adapters`: the base model first, then one of each method whose layers may mix samples.
+
+    Group by group, and sample by sample: the rows of one adapter, run together, would not show that they meet, nor,
+    where they lie as in a mirror, that the model puts them in another order.
+    """
+    divisions = dict.fromkeys((batch.groups, by_row(batch).groups))
     rules = sample_rules(inputs, len(batch.names), owners)
     layouts = []
     steady = functools.partial(without_chance, batch.is_training)
@@ -82,9 +87,9 @@ def _rehearse(run: Run, batch: MixedBatch, inputs: Inputs, owners: Owners, adapt
         unchanged = nothing_changed(batch.model, [adapter])
         with torch.no_grad(), unchanged, select(batch.selection(adapter)), carried_to_threads(), steady():
             whole = run(with_caches_cloned(inputs))
-            parts = [_run_part(run, inputs, rules, group.rows) for group in batch.groups]
+            divided = [[_run_part(run, inputs, rules, group.rows) for group in groups] for groups in divisions]
         check_quantised(batch.model)
-        layouts.append(find_layout(whole, parts, batch.groups))
+        layouts += [find_layout(whole, parts, groups) for parts, groups in zip(divided, divisions)]
     return layouts[-1]  # of an adapter where there is one: virtual tokens may stand in its outputs
 
 
@@ -114,8 +119,8 @@ def _does_not_divide(inputs: Inputs, rules: Mapping[str, RowRule], rows: Sequenc
     return (
         f"the inputs do not divide by sample: the base model runs on all of them, but raises "
         f"{type(error).__name__} ({error}) on samples {list(rows)} alone. Not one entry per sample along dim 0: "
-        f"{others or 'none'}. Pass every input with samples along dim 0, say whose their rows are by owners={{…}}, or "
-        "run one adapter a call"
+        f"{others or 'none'}. Pass every input with samples along dim 0, say whose their rows are by "
+        "owners={…}, or run one adapter a call"
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Any, Callable, Collection, Dict, FrozenSet, Mapping, Optional, Sequence, Tuple
+from typing import Any, Callable, Collection, Dict, FrozenSet, List, Mapping, Optional, Sequence, Tuple
 
 import torch
 
@@ -85,14 +85,15 @@ def trace_owners(
 ) -> Owners:
     """Return whose each index is of the inputs `doubted`, as one forward of the base model shows it.
 
-    An input of which it does not show all is left out.
+    An input of which it does not show all is left out, and one in which the samples stand in another order.
 
     Raises:
         Unroutable: the forward cannot be followed.
     """
     check_routed(batch)
     found = _run(function, batch, inputs, rows, owners, {}, to_the_end=True, doubted=doubted).claimed
-    rules = {path: rule_of(owner) for path, owner in found.items() if bool((owner > CONSTANT).all())}
+    whole = {path: owner for path, owner in found.items() if bool((owner > CONSTANT).all()) and not _order(owner)}
+    rules = {path: rule_of(owner) for path, owner in whole.items()}
     return {path: rule for path, rule in rules.items() if rule is not None}
 
 
@@ -136,6 +137,7 @@ def _run(
         try:
             route.check()
             check_outputs(tracer, settlement, state, rows, batch)
+            check_order(tracer, settlement, seeded)
             check_buffers(tracer, batch)
         except Unroutable as unroutable:
             unroutable.by_value = tracer.reads > Reads.NOTHING
@@ -255,6 +257,30 @@ def check_outputs(tracer: Tracer, settlement: Settlement, output: Any, rows: Seq
                 _check_output(path, leaf, tracer, settlement, expected)
         elif is_opaque(leaf):
             raise Unroutable(f"output {shown(path)} is a {type(leaf).__name__}, and what is in it cannot be seen")
+
+
+def check_order(tracer: Tracer, settlement: Settlement, seeded: Mapping[str, torch.Tensor]) -> None:
+    """Check that packed inputs hold the samples in the order in which the output does.
+
+    Where they do not, the names may be meant for the one or for the other.
+
+    Raises:
+        Unroutable: an input does not.
+    """
+    for path, ids in seeded.items():
+        if bool((ids > tracer.lattice.samples).any()):  # variables: nobody said whose they are
+            order = _order(_settle(ids, settlement))
+            if order:
+                raise Unroutable(
+                    f"the rows of input {shown(path)} come out in another order of samples, {order}, so that it is not "
+                    f"known whose they are; owners={{{shown(path)}: [...]}} tells"
+                )
+
+
+def _order(owner: torch.Tensor) -> List[int]:
+    """Return the samples as they first appear among owners, from 0, or nothing where that is their own order."""
+    found = list(dict.fromkeys(owner[owner > CONSTANT].tolist()))
+    return [] if found == sorted(found) else [sample - 1 for sample in found]
 
 
 def check_buffers(tracer: Tracer, batch: MixedBatch) -> None:

@@ -149,6 +149,27 @@ def test_weights_that_change_are_seen(installed_shim):
     assert_own_rows(model)
 
 
+@pytest.mark.parametrize("rank", [1, 2, 4])
+@pytest.mark.parametrize("prepared", [False, True])
+@pytest.mark.parametrize("packed", [False, True])
+def test_an_adapter_that_is_swapped_hot_is_seen(installed_shim, tmp_path, packed, prepared, rank):
+    hotswap = pytest.importorskip("peft.utils.hotswap", reason="huggingface/peft#2120, 0.14, brought it")
+    if not hasattr(hotswap, "prepare_model_for_compiled_hotswap"):
+        pytest.skip("huggingface/peft#2177, 0.15, lets ranks and scalings differ")
+    peft.get_peft_model(Net(), config(rank, lora_alpha=24)).double().save_pretrained(tmp_path)
+    model = build()
+    if prepared:  # scalings become tensors, and weights are padded
+        hotswap.prepare_model_for_compiled_hotswap(model, target_rank=4)
+    if packed:
+        shim.pack(model)
+    assert_own_rows(model)
+    x = torch.ones(1, 6, dtype=torch.float64)
+    before = model(x, adapter_names=["ben"])
+    hotswap.hotswap_adapter(model, str(tmp_path), adapter_name="ben")
+    assert (model(x, adapter_names=["ben"]) - before).abs().max() > 1e-3
+    assert_own_rows(model)
+
+
 def test_what_breaks_the_memory_is_as_right_and_packed_again(installed_shim):
     model = build()
     shim.pack(model)

@@ -20,6 +20,17 @@ def check_rows(model, alone, x, names):
             assert (whole[other][row] - whole[name][row]).abs().max() > 1e-4, "the adapters are too alike"
 
 
+def check_samples(model, alone, x, names):
+    """Check each row of a mixed call against its sample alone, under its adapter alone."""
+    with torch.no_grad():
+        mixed = model(x, adapter_names=names)
+    for row, name in enumerate(names):
+        sample = {other: alone(model, other, x[row : row + 1])[0] for other in set(names)}
+        torch.testing.assert_close(mixed[row], sample[name], rtol=1e-9, atol=1e-12)
+        for other in set(names) - {name}:
+            assert (sample[other] - sample[name]).abs().max() > 1e-4, "the adapters are too alike"
+
+
 def counting(body):
     """`body`, and the list of the lengths of the batches that it has run on."""
     calls = []

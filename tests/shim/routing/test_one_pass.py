@@ -9,7 +9,7 @@ import shim
 from shim.errors import Unroutable
 from shim.routing import one_pass, plans
 from tests.shim.routing.bodies import APART, MIXING
-from tests.shim.routing.rows_alone import NAMES, X, check_rows, samples
+from tests.shim.routing.rows_alone import NAMES, X, check_rows, check_samples, samples
 
 
 @pytest.mark.parametrize("body", APART)
@@ -27,14 +27,15 @@ def test_what_lets_samples_meet_does_not_go_in_one_pass(adapted, body):
         model(X, adapter_names=NAMES)
 
 
+@pytest.mark.parametrize("names", [NAMES, ["ann", "__base__", "ben"], ["ann", "ben", "ben", "ann"]])
 @pytest.mark.parametrize("body", MIXING)
-def test_what_lets_samples_meet_is_exact_by_split_or_refused(adapted, alone, body):
-    model = adapted(body)
+def test_what_lets_samples_meet_is_exact_by_split_or_refused(adapted, alone, body, names):
+    model, x = adapted(body), samples(len(names))  # distinct or mirrored names: parts in another order may fit
     try:
-        model(X, adapter_names=NAMES)
+        model(x, adapter_names=names)
     except shim.RefusedError:
         return
-    check_rows(model, alone, X, NAMES)
+    check_samples(model, alone, x, names)
 
 
 @given(data=st.data())

@@ -5,7 +5,14 @@ import torch
 
 import shim
 from shim.routing.one_pass import NotByLayers
-from tests.shim.routing.test_packed_split import NAMES, counts, expect_own_rows, images, images_in_text
+from tests.shim.routing.test_packed_split import (
+    NAMES,
+    counts,
+    expect_own_rows,
+    images,
+    images_in_reverse,
+    images_in_text,
+)
 
 
 @pytest.mark.usefixtures("split_only")
@@ -54,3 +61,27 @@ def test_rows_that_no_sample_claims_are_refused_with_the_way_out(adapted, body):
     inputs = {"input_ids": counts(2, 1, 3, 1), "pixel_values": images(7)}
     with pytest.raises(shim.RefusedError, match=r"do not divide by sample.*pixel_values.*owners=\{…\}"):
         adapted(body)(**inputs, adapter_names=NAMES)
+
+
+@pytest.mark.usefixtures("split_only")
+@pytest.mark.parametrize("each", [(2, 1, 3, 1), (1, 1, 1, 1)])
+def test_rows_that_are_claimed_in_another_order_are_refused_by_a_split(adapted, each):
+    inputs = {"input_ids": counts(*each), "pixel_values": images(sum(each))}
+    with pytest.raises(shim.RefusedError, match=r"one adapter a call"):
+        adapted(images_in_reverse)(**inputs, adapter_names=NAMES)
+
+
+def pairs_added(toy, input_ids, pixel_values, order=1):
+    """Sample i has images 2i and 2i + 1, or those of the other end."""
+    rows = toy.linear(pixel_values).view(-1, 2, 4).sum(1)
+    return input_ids + (rows if order == 1 else rows.flip(0))
+
+
+def test_packed_rows_go_in_one_pass_where_they_come_in_the_samples_order(adapted, alone):
+    inputs = {"input_ids": counts(2, 1, 3, 1), "pixel_values": images(8)}
+    assert shim.explain(adapted(pairs_added), inputs, NAMES).route == "one pass"
+    expect_own_rows(adapted(pairs_added), alone, inputs, owners=None)
+    mirrored = {**inputs, "order": -1}
+    with pytest.raises(shim.RefusedError, match=r"'pixel_values' come out in another order of samples, \[3, 2, 1, 0\]"):
+        adapted(pairs_added)(**mirrored, adapter_names=NAMES)
+    expect_own_rows(adapted(pairs_added), alone, mirrored, owners={"pixel_values": [3, 3, 2, 2, 1, 1, 0, 0]})

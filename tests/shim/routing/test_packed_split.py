@@ -65,6 +65,16 @@ def test_owners_that_change_images_of_one_number_are_refused(adapted):
         adapted(images_in_text)(**inputs, owners={"pixel_values": [1, 0, 2, 3]}, adapter_names=NAMES)
 
 
+def images_in_reverse(toy, input_ids, pixel_values):
+    """The last sample has the first images."""
+    return images_in_text(toy, input_ids.flip(0), pixel_values).flip(0)
+
+
+def test_owners_in_another_order_are_taken_where_the_caller_gives_them(adapted, alone):
+    inputs = {"input_ids": counts(2, 1, 3, 1), "pixel_values": images(7)}
+    expect_own_rows(adapted(images_in_reverse), alone, inputs, {"pixel_values": [3, 2, 2, 2, 1, 0, 0]})
+
+
 def test_packed_inputs_are_refused(adapted):
     def body(toy, x, packed):
         return toy.linear(x) + packed.reshape(4, -1, 4).sum(1, keepdim=True)[: len(x)] * torch.ones(4, 1, 1)

@@ -28,6 +28,18 @@ def test_a_tensor_of_another_length_is_shared_where_that_is_right(adapted, alone
         torch.testing.assert_close(mixed[row], alone(model, name, X, table=table)[row])
 
 
+@pytest.mark.parametrize("names", [["ann", "ann", "ben", "ben"], ["ann", "ben", "ann", "ben"], NAMES])
+def test_samples_that_meet_in_pairs_are_refused_whatever_the_names(adapted, names):
+    def body(toy, x):
+        rows = toy.linear(x)
+        if len(x) % 2:
+            return rows
+        return rows + rows.reshape(-1, 2, 6, 4).flip(1).reshape(rows.shape)
+
+    with pytest.raises(shim.RefusedError, match="changes for a sample when other samples are left out"):
+        adapted(body)(X, adapter_names=names)
+
+
 class Memory:
     """A cache of the user's own: no forward on a part of the batch may touch it."""
 
