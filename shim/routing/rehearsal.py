@@ -13,11 +13,11 @@ from __future__ import annotations
 import functools
 import threading
 import weakref
-from typing import Any, Callable, Dict, Hashable, List, Mapping, Optional, Sequence
+from typing import Any, Callable, Dict, Hashable, List, Mapping, Optional, Sequence, Tuple
 
 import torch
 
-from shim.batch import MixedBatch, by_row, method_of
+from shim.batch import Group, MixedBatch, by_row, method_of
 from shim.errors import RefusedError
 from shim.no_trace import nothing_changed
 from shim.quantised import check_quantised
@@ -58,13 +58,14 @@ def layout_for(
         RefusedError: the batch does not divide by sample; nothing was changed.
     """
     if proven_anew:
-        return _rehearse(run, batch, inputs, owners, [group.adapter for group in batch.groups])
+        return _rehearse(run, batch, inputs, owners, {own.adapter: _apart(batch.groups, own) for own in batch.groups})
     key = _key(kind, batch, inputs, owners)
     if key is not None and not again:
         known = _LAYOUTS.get(batch.model, {}).get(key)
         if known is not None:
             return known
-    layout = _rehearse(run, batch, inputs, owners, [BASE, *_adapters_to_rehearse(batch).values()])
+    samples = by_row(batch).groups
+    layout = _rehearse(run, batch, inputs, owners, dict.fromkeys([BASE, *_others_to_rehearse(batch).values()], samples))
     if key is not None:
         with _LOCK:
             # A new dict each time, so that readers need no lock; the oldest go, lest changing arguments pile up.
@@ -73,28 +74,36 @@ def layout_for(
     return layout
 
 
-def _rehearse(run: Run, batch: MixedBatch, inputs: Inputs, owners: Owners, adapters: Sequence[str]) -> Layout:
-    """Rehearse under each of `adapters`: the base model first, then one of each method whose layers may mix samples.
+def _rehearse(
+    run: Run, batch: MixedBatch, inputs: Inputs, owners: Owners, divisions: Mapping[str, Tuple[Group, ...]]
+) -> Layout:
+    """Rehearse under each adapter of `divisions`: the batch by the names' groups, and as it says.
 
-    Group by group, and sample by sample: the rows of one adapter, run together, would not show that they meet, nor,
-    where they lie as in a mirror, that the model puts them in another order.
+    The rows of one adapter, run together, would not show that they meet, nor, where they lie as in a mirror, that the
+    model puts them in another order.
     """
-    divisions = dict.fromkeys((batch.groups, by_row(batch).groups))
     rules = sample_rules(inputs, len(batch.names), owners)
     layouts = []
     steady = functools.partial(without_chance, batch.is_training)
-    for adapter in adapters:
+    for adapter, division in divisions.items():
         unchanged = nothing_changed(batch.model, [adapter])
         with torch.no_grad(), unchanged, select(batch.selection(adapter)), carried_to_threads(), steady():
             whole = run(with_caches_cloned(inputs))
-            divided = [[_run_part(run, inputs, rules, group.rows) for group in groups] for groups in divisions]
+            rows = dict.fromkeys(group.rows for group in (*batch.groups, *division))
+            parts = {some: _run_part(run, inputs, rules, some) for some in rows}
         check_quantised(batch.model)
-        layouts += [find_layout(whole, parts, groups) for parts, groups in zip(divided, divisions)]
+        layouts += [find_layout(whole, [parts[g.rows] for g in way], way) for way in (batch.groups, division)]
     return layouts[-1]  # of an adapter where there is one: virtual tokens may stand in its outputs
 
 
-def _adapters_to_rehearse(batch: MixedBatch) -> Dict[str, str]:
-    """Return one adapter of the batch for each method, LoRA's excepted.
+def _apart(groups: Sequence[Group], own: Group) -> Tuple[Group, ...]:
+    """Return `groups` with each row of `own` by itself: what runs under an adapter is asked of its rows alone."""
+    others = (group for group in groups if group is not own)
+    return (*others, *(Group(own.adapter, (row,)) for row in own.rows))
+
+
+def _others_to_rehearse(batch: MixedBatch) -> Dict[str, str]:
+    """Return one adapter of the batch for each method whose layers may mix samples, LoRA's excepted.
 
     LoRA works row by row. Others need not: LILY averages its routing over the batch.
     """
@@ -134,7 +143,7 @@ def _key(kind: str, batch: MixedBatch, inputs: Inputs, owners: Owners) -> Option
     if len(undocumented) > 1 and not all(_rows_differ(tensor) for tensor in undocumented):
         return None  # rows that are alike cannot tell a tensor per sample from one for the whole batch
     parts: List[Hashable] = [kind, inputs.positional, batch.in_evaluation, batch.changes]
-    parts += sorted(_adapters_to_rehearse(batch))
+    parts += sorted(_others_to_rehearse(batch))
     parts += [(path, owners[path]) for path in sorted(owners)]
     for path, leaf in inputs.leaves().items():
         if path in tensors:
