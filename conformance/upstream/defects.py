@@ -112,6 +112,13 @@ DEFECTS: Tuple[Defect, ...] = (
         ),
     ),
     Defect(
+        "outputs_in_another_order",
+        "a model that puts its samples in another order gives a sample the adapter of another, silently",
+        "none yet; huggingface/peft#1558 (0.10.0) brought one index of rows for all layers",
+        _HOOKS,
+        (Sighting((reach.ORDER,), reach.every, rf"{_WRONG}|{_LENGTH}"),),
+    ),
+    Defect(
         "layers_that_mix_samples",
         "an adapted layer whose own forward makes a row of other samples' too is run all the same, silently",
         "none yet; huggingface/peft#1558 (0.10.0) brought mixed batches",

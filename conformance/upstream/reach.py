@@ -35,6 +35,7 @@ SAVED_ATTENTION = "a_saved_attention_fills_its_cache_once"
 INSIDE_SAVED = "rows_of_adapters_inside_a_saved_module_are_their_own"
 TRAINED_TOKENS = "trainable_tokens_are_the_rows_own"
 OWN_CLASS = "a_layer_of_its_own_class_that_mixes_samples_is_refused_by_name"
+ORDER = "samples_in_another_order_are_refused"
 HEADS = "heads_of_other_sizes_are_refused_or_given_by_row"
 REFUSALS = ("a_wrong_number_of_names_is_refused_with_both_numbers", "merged_adapters_are_refused")
 UNKNOWN = ("an_unknown_name_is_refused", "an_unknown_name_is_told_those_loaded", "a_deleted_name_is_refused")
@@ -77,6 +78,7 @@ MIXED = (
     ACTIVE,
     HEADS,
     OWN_CLASS,
+    ORDER,
     THREADS,
     "outputs_that_mix_samples_are_refused_by_name",
 )

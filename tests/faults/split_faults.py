@@ -6,7 +6,10 @@ import torch
 
 import shim.routing.assemble
 import shim.routing.generation
+import shim.routing.packed
+import shim.routing.rehearsal
 import shim.routing.split
+import shim.routing.trace
 import shim.selection
 from shim.batch import MixedBatch
 from shim.selection import BASE
@@ -44,6 +47,18 @@ def a_selection_left_after_a_failure(patch):
         shim.selection._CURRENT.reset(token)
 
     patch.setattr(shim.routing.split, "select", select)
+
+
+@fault("bert", "samples_in_another_order_are_refused")
+def a_split_is_rehearsed_by_the_names_alone(patch):
+    patch.setattr(shim.routing.rehearsal, "by_row", lambda batch: batch)
+    patch.setattr(shim.routing.rehearsal, "_apart", lambda groups, own: groups)
+
+
+@fault("vit", "samples_in_another_order_are_refused")
+def an_only_input_is_taken_for_packed_in_any_order(patch):
+    patch.setattr(shim.routing.packed, "_may_be_packed", lambda batch, inputs, owners: set(inputs.tensors()))
+    patch.setattr(shim.routing.trace, "_order", lambda owner: [])
 
 
 @fault(SPLIT, "bert", "other_adapters_weights_do_not_reach_a_row")
