@@ -24,6 +24,7 @@ from shim.routing.rows import RowRule, rule_of
 from shim.routing.running_modules import modules_told
 from shim.routing.steady import Steady
 from shim.routing.storage import address
+from shim.routing.time_major import TimeMajor, check_time_major
 from shim.routing.tracer import Tracer
 from shim.routing.tree import is_opaque, leaves, shown
 from shim.selection import BASE, is_routed, select
@@ -51,10 +52,13 @@ def trace(function: Callable[..., Any], batch: MixedBatch, inputs: Inputs, rows:
     """
     check_routed(batch)
     first = _run(function, batch, inputs, rows, owners, {})
+    if first.problem is None:
+        check_time_major(function, batch, inputs, rows, owners, first.time_major)
     for lifts in ways_to_lift(first.plan, len(rows)):
         with suppress(Exception):  # the model does not take as many rows there
             lifted = _run(function, batch, inputs, rows, owners, lifts)
             if lifted.problem is None and not lifted.plan.shared and _same(first.output, lifted.output):
+                check_time_major(function, batch, inputs, rows, owners, lifted.time_major)
                 return lifted.plan
     if first.problem is not None:
         raise first.problem
@@ -72,6 +76,10 @@ def trace_to_the_end(
     found = _run(function, batch, inputs, rows, owners, {}, to_the_end=True)
     if found.problem is not None:
         raise found.problem
+    if found.time_major:
+        raise Unroutable(
+            f"{shown(next(iter(found.time_major)))} has as many rows as samples, which lie elsewhere in it"
+        )
     return found.plan
 
 
@@ -102,12 +110,14 @@ class _Traced:
     """One traced run: its plan, its output, and what stands in the way of believing the plan, if anything does.
 
     claimed: the owners of the inputs that were doubted.
+    time_major: the outputs as long as the batch whose samples lie along another dimension than the first.
     """
 
     plan: Plan
     output: Any
     problem: Optional[Unroutable]
     claimed: Mapping[str, torch.Tensor]
+    time_major: TimeMajor
 
 
 def _run(
@@ -132,11 +142,12 @@ def _run(
         with modules_told(tracer, batch), tracer:
             output = copies.call(function)
         state = {"output": output, "state": copies.caches()}
-        problem = None
+        problem: Optional[Unroutable] = None
+        time_major: TimeMajor = {}
         settlement = settle(tracer, state, rows)
         try:
             route.check()
-            check_outputs(tracer, settlement, state, rows, batch)
+            time_major = check_outputs(tracer, settlement, state, rows, batch)
             check_order(tracer, settlement, seeded)
             check_buffers(tracer, batch)
         except Unroutable as unroutable:
@@ -145,7 +156,7 @@ def _run(
     calls = tuple(_settled(call, settlement, tracer) for call in recorder.calls)
     plan = Plan(calls, _lengths(inputs), tracer.reads, _numbers(tracer, state), _placed(tracer, state))
     claimed = {path: _settle(seeded[path], settlement) for path in doubted if path in seeded}
-    return _Traced(plan, state, problem, claimed)
+    return _Traced(plan, state, problem, claimed, time_major)
 
 
 def _placed(tracer: Tracer, state: Any) -> int:
@@ -238,8 +249,10 @@ def settle(tracer: Tracer, output: Any, rows: Sequence[int]) -> Settlement:
     return tracer.lattice.settle()
 
 
-def check_outputs(tracer: Tracer, settlement: Settlement, output: Any, rows: Sequence[int], batch: MixedBatch) -> None:
-    """Check that each row of the output holds its own sample.
+def check_outputs(
+    tracer: Tracer, settlement: Settlement, output: Any, rows: Sequence[int], batch: MixedBatch
+) -> TimeMajor:
+    """Check that each row of the output holds its own sample; return the outputs whose samples lie in other rows.
 
     In training mode a single number that is the loss is of all samples, and its gradient each adapter's own.
 
@@ -250,13 +263,17 @@ def check_outputs(tracer: Tracer, settlement: Settlement, output: Any, rows: Seq
         raise Unroutable(tracer.obstacles[0])
     expected = torch.tensor(rows, dtype=torch.int32) + 1
     allowed = policy.chosen().mixed_outputs
+    found: Dict[str, Tuple[int, Tuple[int, ...]]] = {}
     for path, leaf in leaves(output):
         if isinstance(leaf, torch.Tensor):
             is_loss = batch.is_training and path in _LOSSES and leaf.dim() == 0
             if shown(path).strip("'") not in allowed and not is_loss:
-                _check_output(path, leaf, tracer, settlement, expected)
+                dim = _check_output(path, leaf, tracer, settlement, expected)
+                if dim:
+                    found[path] = dim, tuple(leaf.shape)
         elif is_opaque(leaf):
             raise Unroutable(f"output {shown(path)} is a {type(leaf).__name__}, and what is in it cannot be seen")
+    return found
 
 
 def check_order(tracer: Tracer, settlement: Settlement, seeded: Mapping[str, torch.Tensor]) -> None:
@@ -296,15 +313,15 @@ def check_buffers(tracer: Tracer, batch: MixedBatch) -> None:
 
 def _check_output(
     path: str, tensor: torch.Tensor, tracer: Tracer, settlement: Settlement, expected: torch.Tensor
-) -> None:
-    """Check that an output which adapters change holds each sample's values in that sample's rows.
+) -> int:
+    """Check that an output which adapters change holds each sample's values in that sample's rows; return their dim.
 
     Raises:
         Unroutable: an element depends on several samples, or stands in another sample's row.
     """
     ids = tracer.store.ids(tensor)
     if ids is None or not tracer.store.tainted(tensor):
-        return
+        return 0
     owner = _settle(ids, settlement)
     if bool((owner == MIXED).any()):
         why = f": {tracer.mixers[0]}" if tracer.mixers else ""
@@ -315,13 +332,11 @@ def _check_output(
         )
     count = len(expected)
     if tensor.dim() == 0 or tensor.shape[0] != count:
-        return  # no row stands for a sample, and every element has one owner
-    fits = any(
-        size == count and bool(((owner == 0) | (owner == _along(expected, dim, tensor))).all())
-        for dim, size in enumerate(tensor.shape)
-    )
-    if not fits:
-        raise Unroutable(f"output {shown(path)} of shape {tuple(tensor.shape)} holds a sample in another's row")
+        return 0  # no row stands for a sample, and every element has one owner
+    for dim, size in enumerate(tensor.shape):
+        if size == count and bool(((owner == 0) | (owner == _along(expected, dim, tensor))).all()):
+            return dim
+    raise Unroutable(f"output {shown(path)} of shape {tuple(tensor.shape)} holds a sample in another's row")
 
 
 def _allowed(path: str) -> str:
