@@ -92,7 +92,8 @@ def _rehearse(
             rows = dict.fromkeys(group.rows for group in (*batch.groups, *division))
             parts = {some: _run_part(run, inputs, rules, some) for some in rows}
         check_quantised(batch.model)
-        layouts += [find_layout(whole, [parts[g.rows] for g in way], way) for way in (batch.groups, division)]
+        ways = dict.fromkeys((batch.groups, division))  # one, where the names are distinct
+        layouts += [find_layout(whole, [parts[group.rows] for group in way], way) for way in ways]
     return layouts[-1]  # of an adapter where there is one: virtual tokens may stand in its outputs
 
 

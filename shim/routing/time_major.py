@@ -40,7 +40,9 @@ def check_time_major(
     """
     if not found:
         return
-    shapes = _shapes_of_one(function, batch, inputs, rows, owners)
+    if owners and tuple(rows) != tuple(range(len(rows))):
+        raise Unroutable("there are as many parts as samples, and which of them are the first sample's is not known")
+    shapes = _shapes(function, batch, take(inputs, [0], sample_rules(inputs, len(rows), owners)))
     for path, (dim, shape) in found.items():
         one = shapes.get(path)
         if one != (*shape[:dim], 1, *shape[dim + 1 :]):
@@ -50,20 +52,12 @@ def check_time_major(
             )
 
 
-def _shapes_of_one(
-    function: Callable[..., Any],
-    batch: MixedBatch,
-    inputs: Inputs,
-    rows: Sequence[int],
-    owners: Mapping[str, RowRule],
-) -> Dict[str, Tuple[int, ...]]:
-    if owners and tuple(rows) != tuple(range(len(rows))):
-        raise Unroutable("there are as many parts as samples, and which of them are the first sample's is not known")
-    part = take(inputs, [0], sample_rules(inputs, len(rows), owners))
+def _shapes(function: Callable[..., Any], batch: MixedBatch, one: Inputs) -> Dict[str, Tuple[int, ...]]:
+    """Return the shapes of what the base model makes of one sample."""
     selection = replace(batch.selection(BASE), trains=False)
     try:
         with nothing_changed(batch.model), torch.no_grad(), select(selection):
-            state = {"output": part.call(function), "state": part.caches()}
+            state = {"output": one.call(function), "state": one.caches()}
     except (MemoryError, torch.cuda.OutOfMemoryError):
         raise
     except Exception as error:

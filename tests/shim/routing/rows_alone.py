@@ -11,24 +11,24 @@ def samples(count, seed=1, length=6):
 
 def check_rows(model, alone, x, names):
     """Check each row of a mixed call against the same row of the batch under its adapter alone."""
-    with torch.no_grad():
-        mixed = model(x, adapter_names=names)
     whole = {name: alone(model, name, x) for name in set(names)}
-    for row, name in enumerate(names):
-        torch.testing.assert_close(mixed[row], whole[name][row], rtol=1e-9, atol=1e-12)
-        for other in set(names) - {name}:
-            assert (whole[other][row] - whole[name][row]).abs().max() > 1e-4, "the adapters are too alike"
+    _check(model, x, names, lambda name, row: whole[name][row])
 
 
-def check_samples(model, alone, x, names):
-    """Check each row of a mixed call against its sample alone, under its adapter alone."""
+def check_samples(model, alone, x, names, dim=0):
+    """Check each sample of a mixed call, along `dim` of the output, against itself alone under its adapter alone."""
+    _check(model, x, names, lambda name, row: alone(model, name, x[row : row + 1]).select(dim, 0), dim)
+
+
+def _check(model, x, names, own, dim=0):
+    """Check that sample i of a mixed call is `own(names[i], i)`, and far from what it is under the other names."""
     with torch.no_grad():
         mixed = model(x, adapter_names=names)
     for row, name in enumerate(names):
-        sample = {other: alone(model, other, x[row : row + 1])[0] for other in set(names)}
-        torch.testing.assert_close(mixed[row], sample[name], rtol=1e-9, atol=1e-12)
+        expected = {other: own(other, row) for other in set(names)}
+        torch.testing.assert_close(mixed.select(dim, row), expected[name], rtol=1e-9, atol=1e-12)
         for other in set(names) - {name}:
-            assert (sample[other] - sample[name]).abs().max() > 1e-4, "the adapters are too alike"
+            assert (expected[other] - expected[name]).abs().max() > 1e-4, "the adapters are too alike"
 
 
 def counting(body):

@@ -1,7 +1,6 @@
 """As many tokens as samples: which dimension is the samples', one sample's output tells."""
 
 import pytest
-import torch
 
 import shim
 from tests.shim.routing.rows_alone import NAMES, check_samples, samples
@@ -38,9 +37,7 @@ def test_what_stands_in_the_way_is_said(adapted):
 def test_samples_along_another_dimension_go_in_one_pass(adapted, alone, length):
     model, x = adapted(time_major), samples(4, length=length)
     assert shim.explain(model, {"x": x}, NAMES).route == "one pass"
-    mixed = model(x, adapter_names=NAMES)
-    for row, name in enumerate(NAMES):
-        torch.testing.assert_close(mixed[:, row], alone(model, name, x[row : row + 1])[:, 0], rtol=1e-9, atol=1e-12)
+    check_samples(model, alone, x, NAMES, dim=1)
 
 
 def test_one_sample_that_does_not_run_shows_nothing(adapted):
