@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import re
 from typing import Any, Callable, Sequence
 
@@ -10,7 +9,7 @@ from conformance.case import Case, raised_by, reordered
 from conformance.checks.check import check
 from conformance.compare import FLOAT64, Evidence, Inapplicable, Mismatch, Vacuous, relative_error
 from conformance.outputs import tensors_of
-from conformance.scenarios import BASE, Draws
+from conformance.scenarios import Draws
 from conformance.shim_switch import refusals
 
 _FEW = Draws(adapters=(1, 2), rows=(2, 3), saved="none")
@@ -55,28 +54,6 @@ def a_layer_of_its_own_class_that_mixes_samples_is_refused_by_name(case: Case) -
             if error > FLOAT64.tolerance:
                 raise Mismatch(f"output {path!r} of row {row} differs by {error:.1e} from that row by itself")
     return Evidence()
-
-
-@check("R8", draws=Draws(adapters=(3, 3), rows=(4, 4), saved="none"))
-def samples_in_another_order_are_refused(case: Case) -> Evidence:
-    """Is a model that puts its samples in reverse refused, where the names are distinct and where they are mirrored?"""
-    base = case.peft_model.get_base_model()
-    forward = base.forward
-
-    @functools.wraps(forward)
-    def reversing(**inputs: Any) -> Any:
-        return forward(**{name: value.flip(0) if name in case.inputs else value for name, value in inputs.items()})
-
-    base.forward = reversing
-    one, two, three = case.scenario.names
-    evidence = Evidence()
-    for names in ([one, two, BASE, three], [one, two, two, one]):
-        error = raised_by(functools.partial(case.mixed, names))
-        if error is None:
-            evidence += case.expect_rows(case.mixed(names), names)
-        elif not isinstance(error, refusals()):
-            raise error
-    return evidence
 
 
 @check("F1", draws=Draws(adapters=(2, 3), rows=(2, 3), saved="none"), applies=lambda model: True)

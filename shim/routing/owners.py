@@ -32,6 +32,11 @@ class Settlement:
     owner: torch.Tensor
     by_data: torch.Tensor
 
+    def owners_of(self, ids: torch.Tensor) -> torch.Tensor:
+        """Return the owner of each id: 0 for none, 1.. for a sample, -1 for several."""
+        owner = self.owner.to(ids.device)
+        return torch.where(ids < 0, ids, owner[ids.clamp(min=0).long()])
+
 
 class Lattice:
     """The ids of one trace over `samples` samples, and what is known of its variables.

@@ -12,12 +12,13 @@ from shim.errors import Unroutable
 from shim.routing.inputs import Inputs, cloned
 from shim.routing.layers import Kind, RowGroups, run_rows
 from shim.routing.lifting import lifted
+from shim.routing.outputs import check_outputs
 from shim.routing.owners import CONSTANT, MIXED
 from shim.routing.plan import Plan, PlannedCall, fits
 from shim.routing.recorder import Recorder
 from shim.routing.rows import rule_of
 from shim.routing.running_modules import modules_told
-from shim.routing.trace import Owners, check_outputs, seed, settle
+from shim.routing.trace import Owners, seed, settle
 from shim.routing.tracer import Tracer
 from shim.selection import BASE, Route, select
 
@@ -176,11 +177,11 @@ def run_live(
     for name in caches:  # the caller's own, which this pass fills
         own = Inputs({**own.values, name: inputs.values[name]}, own.positional)
     with select(replace(groups.selection(BASE), route=route)):
-        seed(tracer, own, rows, owners)
+        seeded = seed(tracer, own, rows, owners)
         with modules_told(tracer, groups.batch), tracer:
             output = own.call(function)
         state = {"output": output, "state": caches}
-        check_outputs(tracer, settle(tracer, state, rows), state, rows, groups.batch)
+        check_outputs(tracer, settle(tracer, state, rows), state, rows, groups.batch, seeded)
     return output
 
 

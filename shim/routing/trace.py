@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Any, Callable, Collection, Dict, FrozenSet, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Callable, Collection, Dict, FrozenSet, Mapping, Optional, Sequence, Tuple
 
 import torch
 
-from shim import policy
 from shim.batch import MixedBatch
 from shim.errors import Unroutable
 from shim.modules import named_buffers
@@ -16,6 +15,7 @@ from shim.no_trace import nothing_changed
 from shim.routing.inputs import SHARED, Inputs, cloned, root_name
 from shim.routing.layers import tensors_of
 from shim.routing.lifting import Lifts, ways_to_lift
+from shim.routing.outputs import along, check_order, check_outputs, other_order
 from shim.routing.owners import CONSTANT, MIXED, Settlement
 from shim.routing.plan import Plan, PlannedCall
 from shim.routing.reads import Reads
@@ -26,15 +26,12 @@ from shim.routing.steady import Steady
 from shim.routing.storage import address
 from shim.routing.time_major import TimeMajor, check_time_major
 from shim.routing.tracer import Tracer
-from shim.routing.tree import is_opaque, leaves, shown
+from shim.routing.tree import shown
 from shim.selection import BASE, is_routed, select
 
 # What an earlier call has computed: adapters may have changed it. Then words in the names of what may be such.
 _STATES = frozenset("past_key_values mems encoder_outputs encoder_hidden_states inputs_embeds".split())
 _STATE_WORDS = ("mem", "state", "hidden", "embed", "output", "cache")
-
-# Of all samples in training mode: the loss of a model of transformers, or a model's only output.
-_LOSSES = frozenset({"output.loss", "output"})
 
 Owners = Mapping[str, RowRule]
 """For inputs that are not one entry per sample: whose each index is, along one dimension."""
@@ -100,7 +97,7 @@ def trace_owners(
     """
     check_routed(batch)
     found = _run(function, batch, inputs, rows, owners, {}, to_the_end=True, doubted=doubted).claimed
-    whole = {path: owner for path, owner in found.items() if bool((owner > CONSTANT).all()) and not _order(owner)}
+    whole = {path: owner for path, owner in found.items() if bool((owner > CONSTANT).all()) and not other_order(owner)}
     rules = {path: rule_of(owner) for path, owner in whole.items()}
     return {path: rule for path, rule in rules.items() if rule is not None}
 
@@ -147,7 +144,7 @@ def _run(
         settlement = settle(tracer, state, rows)
         try:
             route.check()
-            time_major = check_outputs(tracer, settlement, state, rows, batch)
+            time_major = check_outputs(tracer, settlement, state, rows, batch, seeded)
             check_order(tracer, settlement, seeded)
             check_buffers(tracer, batch)
         except Unroutable as unroutable:
@@ -155,7 +152,7 @@ def _run(
             problem = unroutable
     calls = tuple(_settled(call, settlement, tracer) for call in recorder.calls)
     plan = Plan(calls, _lengths(inputs), tracer.reads, _numbers(tracer, state), _placed(tracer, state))
-    claimed = {path: _settle(seeded[path], settlement) for path in doubted if path in seeded}
+    claimed = {path: settlement.owners_of(seeded[path]) for path in doubted if path in seeded}
     return _Traced(plan, state, problem, claimed, time_major)
 
 
@@ -245,59 +242,8 @@ def settle(tracer: Tracer, output: Any, rows: Sequence[int]) -> Settlement:
         ids = tracer.store.ids(tensor)
         if ids is not None and tensor.dim() and tensor.shape[0] == len(rows) and tracer.lattice.has_variables:
             tracer.lattice.by_data = 0
-            tracer.lattice.claim(ids, _along(expected, 0, tensor))
+            tracer.lattice.claim(ids, along(expected, 0, tensor))
     return tracer.lattice.settle()
-
-
-def check_outputs(
-    tracer: Tracer, settlement: Settlement, output: Any, rows: Sequence[int], batch: MixedBatch
-) -> TimeMajor:
-    """Check that each row of the output holds its own sample; return the outputs whose samples lie in other rows.
-
-    In training mode a single number that is the loss is of all samples, and its gradient each adapter's own.
-
-    Raises:
-        Unroutable: an output mixes samples, or cannot be looked into, or a value escaped whose owner matters.
-    """
-    if tracer.obstacles:
-        raise Unroutable(tracer.obstacles[0])
-    expected = torch.tensor(rows, dtype=torch.int32) + 1
-    allowed = policy.chosen().mixed_outputs
-    found: Dict[str, Tuple[int, Tuple[int, ...]]] = {}
-    for path, leaf in leaves(output):
-        if isinstance(leaf, torch.Tensor):
-            is_loss = batch.is_training and path in _LOSSES and leaf.dim() == 0
-            if shown(path).strip("'") not in allowed and not is_loss:
-                dim = _check_output(path, leaf, tracer, settlement, expected)
-                if dim:
-                    found[path] = dim, tuple(leaf.shape)
-        elif is_opaque(leaf):
-            raise Unroutable(f"output {shown(path)} is a {type(leaf).__name__}, and what is in it cannot be seen")
-    return found
-
-
-def check_order(tracer: Tracer, settlement: Settlement, seeded: Mapping[str, torch.Tensor]) -> None:
-    """Check that packed inputs hold the samples in the order in which the output does.
-
-    Where they do not, the names may be meant for the one or for the other.
-
-    Raises:
-        Unroutable: an input does not.
-    """
-    for path, ids in seeded.items():
-        if bool((ids > tracer.lattice.samples).any()):  # variables: nobody said whose they are
-            order = _order(_settle(ids, settlement))
-            if order:
-                raise Unroutable(
-                    f"the rows of input {shown(path)} come out in another order of samples, {order}, so that it is not "
-                    f"known whose they are; owners={{{shown(path)}: [...]}} tells"
-                )
-
-
-def _order(owner: torch.Tensor) -> List[int]:
-    """Return the samples as they first appear among owners, from 0, or nothing where that is their own order."""
-    found = list(dict.fromkeys(owner[owner > CONSTANT].tolist()))
-    return [] if found == sorted(found) else [sample - 1 for sample in found]
 
 
 def check_buffers(tracer: Tracer, batch: MixedBatch) -> None:
@@ -311,43 +257,8 @@ def check_buffers(tracer: Tracer, batch: MixedBatch) -> None:
             raise Unroutable(f"the buffer {name} is written with what adapters change")
 
 
-def _check_output(
-    path: str, tensor: torch.Tensor, tracer: Tracer, settlement: Settlement, expected: torch.Tensor
-) -> int:
-    """Check that an output which adapters change holds each sample's values in that sample's rows; return their dim.
-
-    Raises:
-        Unroutable: an element depends on several samples, or stands in another sample's row.
-    """
-    ids = tracer.store.ids(tensor)
-    if ids is None or not tracer.store.tainted(tensor):
-        return 0
-    owner = _settle(ids, settlement)
-    if bool((owner == MIXED).any()):
-        why = f": {tracer.mixers[0]}" if tracer.mixers else ""
-        raise Unroutable(f"output {shown(path)} of shape {tuple(tensor.shape)} mixes samples{why}{_allowed(path)}")
-    if bool(((ids > tracer.lattice.samples) & (owner == CONSTANT)).any()):
-        raise Unroutable(
-            f"output {shown(path)} of shape {tuple(tensor.shape)} depends on the adapter, but belongs to no sample"
-        )
-    count = len(expected)
-    if tensor.dim() == 0 or tensor.shape[0] != count:
-        return 0  # no row stands for a sample, and every element has one owner
-    for dim, size in enumerate(tensor.shape):
-        if size == count and bool(((owner == 0) | (owner == _along(expected, dim, tensor))).all()):
-            return dim
-    raise Unroutable(f"output {shown(path)} of shape {tuple(tensor.shape)} holds a sample in another's row")
-
-
-def _allowed(path: str) -> str:
-    """Return the way out for outputs that are meant to compare or add up samples."""
-    name = shown(path)
-    meant = "logits_per_" in name or name == "'loss'"
-    return f"; shim.install(mixed_outputs=[{name}]) allows it" if meant else ""
-
-
 def _settled(call: SeenCall, settlement: Settlement, tracer: Tracer) -> PlannedCall:
-    owners = [_settle(ids, settlement) for ids in call.ids]
+    owners = [settlement.owners_of(ids) for ids in call.ids]
     by = [int(settlement.by_data.to(i.device)[i.clamp(min=0).long()].max()) if i.numel() else 0 for i in call.ids]
     planned = replace(call.planned, by_data=max([call.planned.by_data, *by]))
     if any(bool((owner == MIXED).any()) for owner in owners):
@@ -355,17 +266,6 @@ def _settled(call: SeenCall, settlement: Settlement, tracer: Tracer) -> PlannedC
         what = f"mixed by {tracer.mixers[0]}" if mixed and tracer.mixers else "computed once for several samples"
         return replace(planned, shared=f"rows of its input {planned.shape} are {what}")
     return replace(planned, rules=tuple(rule_of(owner) for owner in owners))
-
-
-def _settle(ids: torch.Tensor, settlement: Settlement) -> torch.Tensor:
-    """Return the owner of each id: 0 for none, 1.. for a sample, -1 for several."""
-    owner = settlement.owner.to(ids.device)
-    return torch.where(ids < 0, ids, owner[ids.clamp(min=0).long()])
-
-
-def _along(expected: torch.Tensor, dim: int, tensor: torch.Tensor) -> torch.Tensor:
-    shape = [len(expected) if index == dim else 1 for index in range(tensor.dim())]
-    return expected.to(tensor.device).view(shape)
 
 
 def _lengths(inputs: Inputs) -> Tuple[Tuple[str, Tuple[int, ...]], ...]:

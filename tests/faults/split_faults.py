@@ -6,6 +6,7 @@ import torch
 
 import shim.routing.assemble
 import shim.routing.generation
+import shim.routing.outputs
 import shim.routing.packed
 import shim.routing.rehearsal
 import shim.routing.split
@@ -58,7 +59,8 @@ def a_split_is_rehearsed_by_the_names_alone(patch):
 @fault("vit", "samples_in_another_order_are_refused")
 def an_only_input_is_taken_for_packed_in_any_order(patch):
     patch.setattr(shim.routing.packed, "_may_be_packed", lambda batch, inputs, owners: set(inputs.tensors()))
-    patch.setattr(shim.routing.trace, "_order", lambda owner: [])
+    for module in (shim.routing.trace, shim.routing.outputs):
+        patch.setattr(module, "other_order", lambda owner: [])
 
 
 @fault(SPLIT, "bert", "other_adapters_weights_do_not_reach_a_row")

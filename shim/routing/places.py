@@ -1,0 +1,78 @@
+"""Whether an output that has no row for each sample holds the samples where its caller looks for them.
+
+Where structure alone decides, every sample has the same share of an output, and stands in its own place: along one
+dimension, in blocks, in tiles. Where data decides (packed images, lengths that Python reads), or an input holds the
+samples packed, shares differ, and only the order of the samples can be held against that of the inputs.
+"""
+
+from __future__ import annotations
+
+from typing import List, Sequence
+
+import torch
+
+from shim.routing.owners import CONSTANT
+
+
+def in_even_places(owner: torch.Tensor, order: torch.Tensor) -> bool:
+    """Whether all samples have equal shares of an output, each in its place; what depends on none may stand anywhere.
+
+    Args:
+        owner: of each element of the output, which has some: 0 for none, 1.. for a sample.
+        order: the samples, from 1, as the batch has them.
+    """
+    lines = [owner.movedim(dim, 0).reshape(size, -1) for dim, size in enumerate(owner.shape)]
+    lines.append(_along_varying(owner).reshape(-1, 1))
+    return any(_is_even(line, order) for line in lines)
+
+
+def in_order(owner: torch.Tensor, order: torch.Tensor, packed: Sequence[torch.Tensor]) -> bool:
+    """Whether the samples of an output, in shares of any size, follow each other as in the batch or as in an input.
+
+    A dimension as long as the batch is taken for one entry a sample, unless an input has the very same owners.
+
+    Args:
+        owner, order: as `in_even_places` has them.
+        packed: the owners of each index of the inputs that are not one entry a row.
+    """
+    for dim, size in enumerate(owner.shape):
+        line = owner.movedim(dim, 0).reshape(size, -1).amax(1) if size == len(order) else order
+        if bool((line != line[0]).any()) and not _fits(line, order) and not any(map(line.equal, packed)):
+            return False
+    found = _runs(_along_varying(owner).reshape(-1))
+    return _repeats_one_order(found) or any(found == _runs(line) for line in (order, *packed))
+
+
+def _is_even(line: torch.Tensor, order: torch.Tensor) -> bool:
+    """Whether `order` lies along the first dimension of `line`: in blocks of any size, and those any times over."""
+    size, count = len(line), len(order)
+    per, rest = divmod(size, count)
+    samples = line.amax(1)
+    if rest or not _fits(line, samples.view(-1, 1)):
+        return False
+    blocks = [block for block in range(1, per + 1) if per % block == 0]
+    return any(_fits(samples, order.repeat_interleave(block).repeat(per // block)) for block in blocks)
+
+
+def _fits(owner: torch.Tensor, expected: torch.Tensor) -> bool:
+    return bool(((owner == CONSTANT) | (owner == expected)).all())
+
+
+def _along_varying(owner: torch.Tensor) -> torch.Tensor:
+    """Return the owners without the dimensions along which no two elements have different ones, constants aside."""
+    for dim in reversed(range(owner.dim())):
+        most = owner.amax(dim, keepdim=True)
+        if _fits(owner, most):
+            owner = most
+    return owner
+
+
+def _runs(line: torch.Tensor) -> List[int]:
+    """Return the samples of a line one after the other, each named once where it stands several times running."""
+    return [int(sample) for sample in torch.unique_consecutive(line[line > CONSTANT])]
+
+
+def _repeats_one_order(found: Sequence[int]) -> bool:
+    """Whether samples come in ascending order, and the same ones again as often as they like."""
+    period = next((place for place in range(1, len(found)) if found[place] <= found[place - 1]), len(found))
+    return not found or list(found) == list(found[:period]) * (len(found) // period)
