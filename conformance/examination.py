@@ -23,6 +23,11 @@ if TYPE_CHECKING:
 
 
 _NO_SCENARIO = "no scenario could be drawn"
+_MOST_IN_VAIN = 50  # scenarios without power, where Hypothesis would go on to some 450: each builds a model
+
+
+class _InVain(Exception):
+    """Scenario after scenario has no power."""
 
 
 class _Record:
@@ -33,6 +38,7 @@ class _Record:
         self.examples = 0
         self.last: Optional[Scenario] = None
         self.vacuous = ""
+        self.in_vain = 0
         self.declined = ""
         self.inapplicable = ""
         self.raised = False
@@ -86,7 +92,7 @@ def _run(model: Model, check: Check, settings: Settings, record: _Record) -> Tup
         _draw_examples(model, check, settings, record)
     except (KeyboardInterrupt, SystemExit):
         raise
-    except hypothesis.errors.Unsatisfiable:
+    except (hypothesis.errors.Unsatisfiable, _InVain):
         return _conclusion(record)
     except Mismatch as error:
         return Outcome.FAIL, str(error)
@@ -135,6 +141,9 @@ def _draw_examples(model: Model, check: Check, settings: Settings, record: _Reco
         except Vacuous as error:
             # A comparison without power shows nothing: another scenario is drawn in its place.
             record.vacuous = str(error)
+            record.in_vain += 1
+            if record.in_vain >= _MOST_IN_VAIN:
+                raise _InVain from error
             hypothesis.reject()
         # Neither ends the examination: what is refused of one batch may be wrong of the next.
         except declined as error:

@@ -26,6 +26,19 @@ def raising(error):
     return function
 
 
+def test_scenarios_without_power_are_drawn_anew_so_often_and_no_oftener():
+    ends = [Vacuous("too alike")] * 49
+    assert verdict(in_turns(*ends, Evidence(), Evidence()), examples=2).outcome is Outcome.PASS
+    seen = []
+
+    def function(case):
+        seen.append(case)
+        raise Vacuous("too alike")
+
+    assert verdict(function, examples=2).outcome is Outcome.VACUOUS
+    assert 50 <= len(seen) <= 52  # Hypothesis runs its last one again
+
+
 def test_evidence_from_every_example_passes():
     found = verdict(lambda case: Evidence(1e-12, 0.5), examples=4)
     assert (found.outcome, found.examples, found.error, found.separation) == (Outcome.PASS, 4, 1e-12, 0.5)
