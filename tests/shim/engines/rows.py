@@ -83,3 +83,21 @@ def expect_rows(logits, model, inputs, names):
         other = alone(model, inputs, [name] * len(names))
         for row, own in enumerate(names):
             assert name == own or distance(other[row], expected[row]) > 1e-2, "the adapters are alike"
+
+
+def expect_rows_under_autocast(call, model, inputs, names):
+    """Check each row of `call()` under autocast: as near to float64 as that row alone, and far from other adapters'.
+
+    `model` has float32 weights, on one process.
+    """
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        mixed, own = call(), alone(model, inputs, names)
+    assert mixed.dtype is own.dtype is torch.bfloat16
+    exact = copy.deepcopy(model).double()
+    truth = alone(exact, inputs, names)
+    error, rounding = distance(mixed.double(), truth), distance(own.double(), truth)
+    assert error <= 2 * rounding, f"the rows are off by {error:.2g}, alone by {rounding:.2g}"
+    for name in {*ADAPTERS, "__base__"}:
+        other = alone(exact, inputs, [name] * len(names))
+        for row, own_name in enumerate(names):
+            assert name == own_name or distance(other[row], truth[row]) > 4 * rounding, "the adapters are alike"

@@ -70,12 +70,12 @@ def data_parallel_that_would_wait(rank):
     return refusal(lambda: model(**inputs, adapter_names=names, labels=inputs["input_ids"]))
 
 
-def sharded(model):
+def sharded(model, **options):
     from torch.distributed.fsdp import fully_shard
 
     for block in model.get_base_model().model.layers:
-        fully_shard(block)
-    return fully_shard(model)
+        fully_shard(block, **options)
+    return fully_shard(model, **options)
 
 
 def fully_sharded(rank):
