@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import traceback
 import warnings
-from typing import TYPE_CHECKING, Any, List, Optional, Tuple, Type
+from typing import TYPE_CHECKING, Any, List, NoReturn, Optional, Tuple, Type
 
 from conformance.case import Case, raised_by
 from conformance.checks import CHECKS
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 
 
 _NO_SCENARIO = "no scenario could be drawn"
-_MOST_IN_VAIN = 50  # scenarios without power, where Hypothesis would go on to some 450: each builds a model
+_MOST_IN_VAIN = 50  # scenarios that show nothing, where Hypothesis would go on to some 450: each builds a model
 
 
 class _InVain(Exception):
-    """Scenario after scenario has no power."""
+    """Scenario after scenario shows nothing."""
 
 
 class _Record:
@@ -42,6 +42,15 @@ class _Record:
         self.declined = ""
         self.inapplicable = ""
         self.raised = False
+
+    def draw_again(self) -> NoReturn:
+        """Have another scenario drawn in the place of this one, if not too often in vain."""
+        import hypothesis
+
+        self.in_vain += 1
+        if self.in_vain >= _MOST_IN_VAIN:
+            raise _InVain
+        hypothesis.reject()
 
 
 def examine(model: Model, check: Check, settings: Settings = Settings()) -> Verdict:
@@ -141,16 +150,15 @@ def _draw_examples(model: Model, check: Check, settings: Settings, record: _Reco
         except Vacuous as error:
             # A comparison without power shows nothing: another scenario is drawn in its place.
             record.vacuous = str(error)
-            record.in_vain += 1
-            if record.in_vain >= _MOST_IN_VAIN:
-                raise _InVain from error
-            hypothesis.reject()
+            record.draw_again()
         # Neither ends the examination: what is refused of one batch may be wrong of the next.
         except declined as error:
             record.declined = record.declined or str(error)
             return
         except Inapplicable as error:
             record.inapplicable = record.inapplicable or str(error)
+            if record.vacuous and not record.examples:  # or some without power, some without use would end it
+                record.draw_again()
             return
         record.evidence += evidence
         record.examples += 1

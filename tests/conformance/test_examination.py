@@ -88,6 +88,7 @@ def in_turns(*ends):
         ((Inapplicable("an embedding"), Mismatch("a linear layer is wrong")), Outcome.FAIL),
         ((Inapplicable("an embedding"), Evidence(0.0, 0.5)), Outcome.PASS),
         ((Inapplicable("an embedding"), Vacuous("too alike")), Outcome.VACUOUS),
+        ((Vacuous("too alike"), *[Inapplicable("an embedding")] * 9, Evidence(0.0, 0.5)), Outcome.PASS),
     ],
 )
 def test_neither_a_refusal_nor_what_does_not_apply_hides_what_comes_after(ends, outcome):
