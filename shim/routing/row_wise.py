@@ -6,6 +6,8 @@ forward is not torch's own, nothing is believed.
 
 from __future__ import annotations
 
+import functools
+import types
 from typing import AbstractSet, Any, Callable, Iterator, Mapping, Sequence, Tuple
 
 import torch
@@ -22,6 +24,9 @@ from shim.routing.tree import VALUES
 # Each row of their output is made of that row of their input.
 _BY_ROW = (torch.nn.Linear, torch.nn.Embedding, torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d)
 
+# What a forward may be given to call. Some caches may be called, too: those of transformers 4.45 to 4.47 are modules.
+_CODE = (types.FunctionType, types.BuiltinFunctionType, types.MethodType, functools.partial, type)
+
 
 def check_arguments(call: PlannedCall, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
     """Check that a layer is given nothing but its input, tensors, and values that no forward changes.
@@ -33,7 +38,7 @@ def check_arguments(call: PlannedCall, args: Sequence[Any], kwargs: Mapping[str,
     """
     for key, value in _given(args, kwargs):
         leaves = _leaves(value) if call.kind is Kind.OUTPUT else [value]
-        wrong = [leaf for leaf in leaves if not isinstance(leaf, (torch.Tensor, *VALUES)) and not callable(leaf)]
+        wrong = [leaf for leaf in leaves if not isinstance(leaf, (torch.Tensor, *VALUES, *_CODE))]
         if wrong:
             raise Unroutable(
                 f"{call.layer} is called with a {type(wrong[0]).__name__} ({key!r}), of which it cannot be told whose "
