@@ -92,10 +92,11 @@ def expect_rows_under_autocast(call, model, inputs, names):
     """
     with torch.autocast("cpu", dtype=torch.bfloat16):
         mixed, own = call(), alone(model, inputs, names)
-    assert mixed.dtype is own.dtype is torch.bfloat16
+    assert mixed.dtype is own.dtype
     exact = copy.deepcopy(model).double()
     truth = alone(exact, inputs, names)
     error, rounding = distance(mixed.double(), truth), distance(own.double(), truth)
+    assert rounding > torch.finfo(torch.bfloat16).eps / 8, "nothing was rounded"
     assert error <= 2 * rounding, f"the rows are off by {error:.2g}, alone by {rounding:.2g}"
     for name in {*ADAPTERS, "__base__"}:
         other = alone(exact, inputs, [name] * len(names))

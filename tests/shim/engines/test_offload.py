@@ -8,7 +8,17 @@ import torch
 from accelerate.utils import set_module_tensor_to_device
 
 import shim
-from tests.shim.engines.rows import NAMES, adapted, alone, base_llama, distance, expect_rows, llama, sentences
+from tests.shim.engines.rows import (
+    NAMES,
+    adapted,
+    alone,
+    base_llama,
+    distance,
+    expect_rows,
+    expect_rows_under_autocast,
+    llama,
+    sentences,
+)
 
 CPU = torch.device("cpu")
 try:
@@ -55,6 +65,21 @@ def test_rows_are_those_of_the_model_in_memory(offload):
         with torch.no_grad():
             expect_rows(model(**inputs, adapter_names=NAMES).logits, whole, inputs, NAMES)
     assert shim.explain(model, inputs, NAMES).route == "one pass"
+
+
+def test_rows_under_autocast_are_as_exact_as_alone(offload):
+    model, inputs = llama().float(), sentences(5)
+    whole = copy.deepcopy(model)
+    model = offload(model)
+    with torch.no_grad():
+        for _ in range(2):
+            expect_rows_under_autocast(lambda: model(**inputs, adapter_names=NAMES).logits, whole, inputs, NAMES)
+
+
+def test_rows_that_are_rounded_too_far_are_seen():
+    model, inputs = llama().float(), sentences(5)
+    with torch.no_grad(), pytest.raises(AssertionError, match="off by"):
+        expect_rows_under_autocast(lambda: model(**inputs, adapter_names=NAMES[::-1]).logits, model, inputs, NAMES)
 
 
 def test_hooks_from_before_the_shim_are_split_around(offload):

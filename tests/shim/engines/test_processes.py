@@ -1,13 +1,25 @@
 """DDP, FSDP2 and tensor parallelism on two processes, each rank with its own names, adapters and batch size (E2)."""
 
 import copy
+import os
 
 import pytest
 import torch
+from peft.tuners.lora import model as lora_model
 
 from shim.errors import RefusedError
 from tests.shim.engines.processes import in_two
-from tests.shim.engines.rows import NAMES, alone, distance, expect_rows, llama, sentences
+from tests.shim.engines.rows import (
+    NAMES,
+    adapted,
+    alone,
+    base_llama,
+    distance,
+    expect_rows,
+    expect_rows_under_autocast,
+    llama,
+    sentences,
+)
 
 UNEVEN = [NAMES, ["it", "fr", "fr"]]
 RANKS_DIFFER = [["fr", "de", "__base__", "fr", "de"], ["it", "it", "it"]]
@@ -70,6 +82,17 @@ def data_parallel_that_would_wait(rank):
     return refusal(lambda: model(**inputs, adapter_names=names, labels=inputs["input_ids"]))
 
 
+def autocast(rank):
+    whole, (names, inputs) = llama().float(), own(rank)
+    for engine in (torch.nn.parallel.DistributedDataParallel, *([sharded] if HAS_FULLY_SHARD else [])):
+        model = engine(copy.deepcopy(whole))
+        with torch.no_grad():
+            for _ in range(2):
+                expect_rows_under_autocast(
+                    lambda m=model: m(**inputs, adapter_names=names).logits, whole, inputs, names
+                )
+
+
 def sharded(model, **options):
     from torch.distributed.fsdp import fully_shard
 
@@ -111,6 +134,8 @@ def fully_sharded_training(rank):
 
 
 def fully_sharded_refusals(rank):
+    from torch.distributed.device_mesh import init_device_mesh
+
     whole, (names, inputs) = llama(), own(rank)
     model = sharded(copy.deepcopy(whole))
     found = {}
@@ -123,6 +148,8 @@ def fully_sharded_refusals(rank):
         found["generate"] = refusal(lambda: model.generate(**inputs, adapter_names=names, max_new_tokens=2))
         found["per_sample"] = refusal(lambda: model(**inputs, adapter_names=names, per_sample=True))
         expect_rows(model(**inputs, adapter_names=names).logits, whole, inputs, names)
+    mesh = init_device_mesh("cpu", (1, 2), mesh_dim_names=("replicate", "shard"))
+    found["two dimensions"] = refusal(lambda: sharded(llama(), mesh=mesh)(**inputs, adapter_names=names))
     names, inputs = own(rank, RANKS_DIFFER)
     model.train()
     found["training"] = refusal(lambda: model(**inputs, adapter_names=names, labels=inputs["input_ids"]))
@@ -166,10 +193,30 @@ def tensor_parallel(rank):
     return refusal(lambda: model(**inputs, adapter_names=NAMES[::-1] if rank else NAMES))
 
 
+def transformers_tensor_parallel(rank, folder):
+    from torch.distributed.tensor import distribute_tensor
+    from transformers import LlamaForCausalLM
+
+    os.environ.update(RANK=str(rank), WORLD_SIZE="2", LOCAL_RANK=str(rank))
+    whole, inputs = llama(), sentences(5)
+    model = adapted(LlamaForCausalLM.from_pretrained(folder, tp_plan="auto", torch_dtype=torch.float64).eval())
+    parts = {path: weight for path, weight in model.named_parameters() if hasattr(weight, "device_mesh")}
+    with torch.no_grad():
+        for path, weight in model.named_parameters():
+            if "lora_" in path:  # into the weight itself: PEFT's products do not see what `.data` is set to
+                value = dict(whole.named_parameters())[path]
+                given = (parts[path].device_mesh, parts[path].placements) if path in parts else None
+                weight.copy_(distribute_tensor(value, *given) if given else value)
+        for _ in range(2):
+            expect_rows(model(**inputs, adapter_names=NAMES).logits, whole, inputs, NAMES)
+    return set(parts), refusal(lambda: model(**inputs, adapter_names=NAMES[::-1] if rank else NAMES))
+
+
 # The tests.
 
+HAS_FULLY_SHARD = hasattr(getattr(torch.cpu, "Stream", None), "record_event")
 NEEDS_FULLY_SHARD = pytest.mark.skipif(
-    not hasattr(getattr(torch.cpu, "Stream", None), "record_event"),
+    not HAS_FULLY_SHARD,
     reason="fully_shard that runs on CPU, and torch.distributed.tensor as it is used here: after torch 2.6",
 )
 
@@ -203,6 +250,7 @@ def test_what_one_rank_is_refused_all_are(tmp_path):
     for found in (first, second):
         assert "for each token" in found["generate"]
         assert "per_sample" in found["per_sample"]
+        assert "one mesh of one dimension only. Shard along one" in found["two dimensions"]
         assert "['it']" in found["training"]
         assert "same adapters" in found["training"]
 
@@ -218,6 +266,21 @@ def test_shards_inside_an_adapted_layer_are_refused(tmp_path):
 def test_tensor_parallel_rows_are_those_of_one_process(tmp_path):
     for said in in_two(tensor_parallel, tmp_path):
         assert "the same adapter_names" in said
+
+
+@pytest.mark.skipif(
+    not hasattr(lora_model, "add_lora_tp_hooks_dtensor"), reason="peft that shards LoRA as transformers 5.15 its base"
+)
+def test_rows_of_transformers_tensor_parallelism_are_those_of_one_process(tmp_path):
+    base_llama().save_pretrained(tmp_path / "base")
+    for parts, said in in_two(transformers_tensor_parallel, tmp_path, str(tmp_path / "base")):
+        assert any("lora_B" in path for path in parts)
+        assert any("base_layer" in path for path in parts)
+        assert "the same adapter_names" in said
+
+
+def test_rows_under_autocast_are_as_exact_as_alone(tmp_path):
+    in_two(autocast, tmp_path)
 
 
 def test_a_rank_that_fails_fails_the_test(tmp_path):
