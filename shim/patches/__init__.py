@@ -18,6 +18,7 @@ def catalogue() -> Tuple[Patch, ...]:
         models_own_adapters,
         models_own_switching,
         pipeline_adapter_names,
+        saved_modules_attributes,
         saved_modules_delete,
         saved_modules_switch,
         saved_modules_unload,
@@ -30,6 +31,7 @@ def catalogue() -> Tuple[Patch, ...]:
     return (
         forward_hooks_with_kwargs.PATCH,
         saved_modules_switch.PATCH,
+        saved_modules_attributes.PATCH,
         saved_modules_delete.PATCH,
         saved_modules_unload.PATCH,
         disabled_stay_disabled.PATCH,

@@ -33,6 +33,7 @@ PLACES = {
     ],
     "failed_load": [("peft", "PeftModel", "load_adapter")],
     "saved_modules_delete": [("peft", "PeftModel", "delete_adapter")],
+    "saved_modules_attributes": [("peft.utils.other", "ModulesToSaveWrapper", "__getattr__")],
     "saved_modules_unload": [("peft", "LoraModel", "_unload_and_optionally_merge")],
     "disabled_stay_disabled": [("peft", "PeftModel", "add_adapter")],  # which saved_modules_switch takes, too
     "adapter_names_per_call": [
