@@ -122,7 +122,13 @@ def _alone(fault: Fault, settings: Settings, seed: int, planted: bool, run_one: 
 
 @contextmanager
 def _warm(fault: Fault, settings: Settings) -> Iterator[None]:
-    """Do once what every run's process would do again: the shim is installed, the model built, its code imported."""
+    """Do once what every run's process would do again: the shim is installed, the model built, its code imported.
+
+    On one thread: a fork of a process that has computed on several waits for the others for ever.
+    """
+    import torch
+
+    torch.set_num_threads(1)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         logging.disable(logging.ERROR)
