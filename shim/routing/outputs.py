@@ -22,7 +22,7 @@ _LOSSES = frozenset({"output.loss", "output"})
 
 
 @dataclass(frozen=True)
-class _Traced:
+class _Shown:
     """What a traced forward showed: who owns what, the samples of the batch's rows, and the owners of packed inputs."""
 
     tracer: Tracer
@@ -52,14 +52,14 @@ def check_outputs(
     if tracer.obstacles:
         raise Unroutable(tracer.obstacles[0])
     expected = torch.tensor(rows, dtype=torch.int32) + 1
-    traced = _Traced(tracer, settlement, expected, _packed(seeded, settlement, expected))
+    shown_by = _Shown(tracer, settlement, expected, _packed(seeded, settlement, expected))
     allowed = policy.chosen().mixed_outputs
     found: Dict[str, Tuple[int, Tuple[int, ...]]] = {}
     for path, leaf in leaves(output):
         if isinstance(leaf, torch.Tensor):
             is_loss = batch.is_training and path in _LOSSES and leaf.dim() == 0
             if shown(path).strip("'") not in allowed and not is_loss:
-                dim = _check_output(path, leaf, traced)
+                dim = _check_output(path, leaf, shown_by)
                 if dim:
                     found[path] = dim, tuple(leaf.shape)
         elif is_opaque(leaf):
@@ -104,17 +104,17 @@ def _packed(seeded: Mapping[str, torch.Tensor], settlement: Settlement, rows: to
     return [line for line in own if not torch.equal(line, rows.to(line.device))]
 
 
-def _check_output(path: str, tensor: torch.Tensor, traced: _Traced) -> int:
+def _check_output(path: str, tensor: torch.Tensor, shown_by: _Shown) -> int:
     """Check that an output which adapters change holds each sample's values in that sample's rows; return their dim.
 
     Raises:
         Unroutable: an element depends on several samples, or stands in another sample's row.
     """
-    tracer, count = traced.tracer, len(traced.rows)
+    tracer, count = shown_by.tracer, len(shown_by.rows)
     ids = tracer.store.ids(tensor)
     if ids is None or not tensor.numel() or not tracer.store.tainted(tensor):
         return 0
-    owner = traced.settlement.owners_of(ids)
+    owner = shown_by.settlement.owners_of(ids)
     if bool((owner == MIXED).any()):
         why = f": {tracer.mixers[0]}" if tracer.mixers else ""
         raise Unroutable(f"output {shown(path)} of shape {tuple(tensor.shape)} mixes samples{why}{_allowed(path)}")
@@ -123,23 +123,23 @@ def _check_output(path: str, tensor: torch.Tensor, traced: _Traced) -> int:
             f"output {shown(path)} of shape {tuple(tensor.shape)} depends on the adapter, but belongs to no sample"
         )
     if tensor.dim() == 0 or tensor.shape[0] != count:
-        _check_places(path, tensor, owner, traced)
+        _check_places(path, tensor, owner, shown_by)
         return 0
     for dim, size in enumerate(tensor.shape):
-        if size == count and bool(((owner == CONSTANT) | (owner == along(traced.rows, dim, tensor))).all()):
+        if size == count and bool(((owner == CONSTANT) | (owner == along(shown_by.rows, dim, tensor))).all()):
             return dim
     raise Unroutable(f"output {shown(path)} of shape {tuple(tensor.shape)} holds a sample in another's row")
 
 
-def _check_places(path: str, tensor: torch.Tensor, owner: torch.Tensor, traced: _Traced) -> None:
+def _check_places(path: str, tensor: torch.Tensor, owner: torch.Tensor, shown_by: _Shown) -> None:
     """Check that an output in which no row stands for a sample holds the samples where its caller looks for them.
 
     Raises:
         Unroutable: it does not.
     """
-    rows, by_data = traced.rows.to(owner.device), traced.tracer.store.by_data(tensor) > 0
-    uneven = bool(traced.packed) or traced.tracer.reads >= Reads.VALUES or by_data
-    if not in_even_places(owner, rows) and not (uneven and in_order(owner, rows, traced.packed)):
+    rows, by_data = shown_by.rows.to(owner.device), shown_by.tracer.store.by_data(tensor) > 0
+    uneven = bool(shown_by.packed) or shown_by.tracer.reads >= Reads.VALUES or by_data
+    if not in_even_places(owner, rows) and not (uneven and in_order(owner, rows, shown_by.packed)):
         raise Unroutable(f"output {shown(path)} of shape {tuple(tensor.shape)} holds a sample in another's place")
 
 

@@ -35,9 +35,10 @@ def in_order(owner: torch.Tensor, order: torch.Tensor, packed: Sequence[torch.Te
         owner, order: as `in_even_places` has them.
         packed: the owners of each index of the inputs that are not one entry a row.
     """
-    for dim, size in enumerate(owner.shape):
-        line = owner.movedim(dim, 0).reshape(size, -1).amax(1) if size == len(order) else order
-        if bool((line != line[0]).any()) and not _fits(line, order) and not any(map(line.equal, packed)):
+    for dim in [dim for dim, size in enumerate(owner.shape) if size == len(order)]:
+        line = owner.movedim(dim, 0).reshape(len(order), -1).amax(1)
+        varies = bool((line != line[0]).any())
+        if varies and not _fits(line, order) and not any(map(line.equal, packed)):
             return False
     found = _runs(_along_varying(owner).reshape(-1))
     return _repeats_one_order(found) or any(found == _runs(line) for line in (order, *packed))
