@@ -201,12 +201,14 @@ def transformers_tensor_parallel(rank, folder):
     whole, inputs = llama(), sentences(5)
     model = adapted(LlamaForCausalLM.from_pretrained(folder, tp_plan="auto", torch_dtype=torch.float64).eval())
     parts = {path: weight for path, weight in model.named_parameters() if hasattr(weight, "device_mesh")}
+    values = dict(whole.named_parameters())
     with torch.no_grad():
         for path, weight in model.named_parameters():
             if "lora_" in path:  # into the weight itself: PEFT's products do not see what `.data` is set to
-                value = dict(whole.named_parameters())[path]
-                given = (parts[path].device_mesh, parts[path].placements) if path in parts else None
-                weight.copy_(distribute_tensor(value, *given) if given else value)
+                part = parts.get(path)
+                weight.copy_(
+                    values[path] if part is None else distribute_tensor(values[path], part.device_mesh, part.placements)
+                )
         for _ in range(2):
             expect_rows(model(**inputs, adapter_names=NAMES).logits, whole, inputs, NAMES)
     return set(parts), refusal(lambda: model(**inputs, adapter_names=NAMES[::-1] if rank else NAMES))

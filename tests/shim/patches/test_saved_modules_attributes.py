@@ -69,7 +69,7 @@ def test_an_attribute_that_the_active_adapters_module_lacks_is_nobodys(installed
 
 
 @has_attributes
-def test_rows_read_the_attributes_of_their_own_module(installed_shim):
+def test_a_forward_that_asks_a_wrapper_for_its_width_is_served(installed_shim):
     """A forward that asks the wrapper for its width, as heads are asked for theirs."""
 
     class Asking(Net):
