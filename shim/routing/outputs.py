@@ -140,7 +140,13 @@ def _check_places(path: str, tensor: torch.Tensor, owner: torch.Tensor, shown_by
     rows, by_data = shown_by.rows.to(owner.device), shown_by.tracer.store.by_data(tensor) > 0
     uneven = bool(shown_by.packed) or shown_by.tracer.reads >= Reads.VALUES or by_data
     if not in_even_places(owner, rows) and not (uneven and in_order(owner, rows, shown_by.packed)):
-        raise Unroutable(f"output {shown(path)} of shape {tuple(tensor.shape)} holds a sample in another's place")
+        raise Unroutable(f"output {shown(path)} of shape {tuple(tensor.shape)} holds {_misplaced(owner, rows)}")
+
+
+def _misplaced(owner: torch.Tensor, rows: torch.Tensor) -> str:
+    """Say what an output holds whose samples are not all in their places."""
+    absent = rows[~torch.isin(rows, owner)].tolist()
+    return f"nothing of sample {absent[0] - 1}" if absent else "a sample in another's place"
 
 
 def _allowed(path: str) -> str:

@@ -87,3 +87,32 @@ def test_a_forward_that_asks_a_wrapper_for_its_width_is_served(installed_shim):
             model.set_adapter(name)
             torch.testing.assert_close(mixed[row], model(x)[row])
     assert (mixed[0] - mixed[1]).abs().max() > 0.1
+
+
+@has_attributes
+@pytest.mark.parametrize("active", ["saver", "plain"])
+def test_a_forward_reads_the_value_of_each_rows_own_module(active, installed_shim):
+    """Python has read the active adapter's value by the time a trace sees anything: no row may have another's."""
+
+    class Scaled(Net):
+        def __init__(self):
+            super().__init__()
+            self.head.gain = 1.0
+
+        def forward(self, x):
+            return self.head(self.linear(x)) * self.head.gain
+
+    model = peft.get_peft_model(Scaled(), config(["head"]), adapter_name="saver")
+    model.add_adapter("plain", config())
+    model = model.double().eval()
+    model.get_base_model().head.modules_to_save["saver"].gain = 5.0
+    x = torch.linspace(1, 2, 6, dtype=torch.float64).view(3, 2)
+    names = ["saver", "plain", "__base__"]
+    model.set_adapter(active)
+    with torch.no_grad():
+        for _ in range(3):
+            mixed = model(x, adapter_names=names)
+            original = model.get_base_model().head.original_module
+            expected = original(model.get_base_model().linear(x))  # all heads are equal, and so is each fresh adapter
+            for row, gain in enumerate([5.0, 1.0, 1.0]):
+                torch.testing.assert_close(mixed[row], gain * expected[row])
