@@ -1,13 +1,14 @@
 """Whether an output that has no row for each sample holds the samples where its caller looks for them.
 
 Where structure alone decides, every sample has the same share of an output, and stands in its own place: along one
-dimension, in blocks, in tiles. Where data decides (packed images, lengths that Python reads), or an input holds the
-samples packed, shares differ, and only the order of the samples can be held against that of the inputs.
+dimension, in blocks, in tiles. Where an input holds the samples packed, an output as long, or shorter or longer by a
+whole factor (patches merged by fours), has them where the input has them. Where lengths do not tell, or data decides
+(masks, lengths that Python reads), shares differ, and only the order of the samples can be held against the inputs'.
 """
 
 from __future__ import annotations
 
-from typing import List, Sequence
+from typing import Iterator, List, Sequence
 
 import torch
 
@@ -29,18 +30,21 @@ def in_even_places(owner: torch.Tensor, order: torch.Tensor) -> bool:
 def in_order(owner: torch.Tensor, order: torch.Tensor, packed: Sequence[torch.Tensor]) -> bool:
     """Whether the samples of an output, in shares of any size, follow each other as in the batch or as in an input.
 
-    A dimension as long as the batch is taken for one entry a sample, unless an input has the very same owners.
+    A dimension as long as the batch is taken for one entry a sample, one that goes into an input's length, or that into
+    it, for that input's entries; an input with which it agrees is enough.
 
     Args:
         owner, order: as `in_even_places` has them.
         packed: the owners of each index of the inputs that are not one entry a row.
     """
-    for dim in [dim for dim, size in enumerate(owner.shape) if size == len(order)]:
-        line = owner.movedim(dim, 0).reshape(len(order), -1).amax(1)
-        varies = bool((line != line[0]).any())
-        if varies and not _fits(line, order) and not any(map(line.equal, packed)):
+    flat = _along_varying(owner).reshape(-1)
+    for line in [*_lines(owner, len(order)), flat]:
+        size = len(line)
+        known = [other for other in packed if len(other) % size == 0 or size % len(other) == 0]
+        known += [order] if size == len(order) else []
+        if known and bool((line != line[0]).any()) and not any(_agree(line, other) for other in known):
             return False
-    found = _runs(_along_varying(owner).reshape(-1))
+    found = _runs(flat)
     return _repeats_one_order(found) or any(found == _runs(line) for line in (order, *packed))
 
 
@@ -57,6 +61,22 @@ def _is_even(line: torch.Tensor, order: torch.Tensor) -> bool:
 
 def _fits(owner: torch.Tensor, expected: torch.Tensor) -> bool:
     return bool(((owner == CONSTANT) | (owner == expected)).all())
+
+
+def _lines(owner: torch.Tensor, count: int) -> Iterator[torch.Tensor]:
+    """Give the owners along each dimension that is as long as the batch, or whose entries have one owner each."""
+    for dim, size in enumerate(owner.shape):
+        entries = owner.movedim(dim, 0).reshape(size, -1)
+        line = entries.amax(1)
+        if size == count or _fits(entries, line.view(-1, 1)):
+            yield line
+
+
+def _agree(line: torch.Tensor, other: torch.Tensor) -> bool:
+    """Whether two lines have one owner in each place, of which the longer one's has several of its entries."""
+    short, long = sorted((line, other), key=len)
+    short, long = short.view(-1, 1), long.view(len(short), -1)
+    return bool(((short == CONSTANT) | (long == CONSTANT) | (short == long)).all())
 
 
 def _along_varying(owner: torch.Tensor) -> torch.Tensor:

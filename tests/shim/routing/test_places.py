@@ -86,15 +86,41 @@ def elements_of(row, model, alone, x):
     return alone(model, "ann", x)["other"] != alone(model, "ann", others)["other"]
 
 
-def test_packed_samples_of_any_size_go_in_one_pass_in_their_order_only(adapted):
-    rows = torch.randn(7, 4, dtype=torch.float64)
-    packed = {"pixel_values": [0, 0, 0, 1, 2, 2, 3]}
-    model = adapted(lambda toy, x, pixel_values: {"rows": toy.linear(x), "other": toy.linear(pixel_values)})
-    inputs = {"x": samples(4), "pixel_values": rows}
-    assert shim.explain(model, inputs, NAMES, owners=packed).route == "one pass"
-    rolled = adapted(lambda toy, x, pixel_values: {"rows": toy.linear(x), "other": toy.linear(pixel_values.roll(1, 0))})
+PACKED = {"pixel_values": [0, 0, 0, 0, 1, 1, 2, 2, 2, 2, 3, 3]}
+PACKED_IN_PLACE = {
+    "a row each": lambda h: h,
+    "merged by twos": lambda h: h.unflatten(0, (-1, 2)).sum(1),
+    "two of each": lambda h: h.repeat_interleave(2, 0),
+    "along the second dimension": lambda h: h.t()[:3],
+    "in chunks": lambda h: h[:, :3].unflatten(0, (2, 6)),
+    "in chunks that lie side by side": lambda h: h[:, :3].unflatten(0, (2, 6)).transpose(1, 2),
+    "some of each": lambda h: h[[0, 2, 4, 5, 7, 8, 11]],
+    "something else before each": lambda h: torch.cat([torch.ones_like(h[:1]), h]),
+}
+
+
+@pytest.mark.parametrize("body", PACKED_IN_PLACE.values(), ids=PACKED_IN_PLACE)
+def test_packed_samples_of_any_size_go_in_one_pass_in_their_order(body, adapted):
+    model = adapted(lambda toy, x, pixel_values: {"rows": toy.linear(x), "other": body(toy.linear(pixel_values))})
+    inputs = {"x": samples(4), "pixel_values": torch.randn(12, 4, dtype=torch.float64)}
+    assert shim.explain(model, inputs, NAMES, owners=PACKED).route == "one pass"
+
+
+PACKED_OUT_OF_PLACE = {
+    "rolled": lambda h: h.roll(1, 0),
+    "each row at the next one's place": lambda h: shifted(h[None])[0],
+    "cut short, and filled up": lambda h: F.pad(h[1:], (0, 0, 0, 1)),
+    "rows at the next one's place, by twos": lambda h: shifted(h[None])[0].unflatten(0, (-1, 2)).sum(1),
+    "two of a row, shifted": lambda h: shifted(h.repeat_interleave(2, 0)[None])[0],
+}
+
+
+@pytest.mark.parametrize("body", PACKED_OUT_OF_PLACE.values(), ids=PACKED_OUT_OF_PLACE)
+def test_packed_samples_in_anothers_place_are_refused(body, adapted):
+    model = adapted(lambda toy, x, pixel_values: {"rows": toy.linear(x), "other": body(toy.linear(pixel_values))})
+    inputs = {"x": samples(4), "pixel_values": torch.randn(12, 4, dtype=torch.float64)}
     with pytest.raises(shim.RefusedError):
-        rolled(**inputs, adapter_names=NAMES, owners=packed)
+        model(**inputs, adapter_names=NAMES, owners=PACKED)
 
 
 def test_an_output_of_no_elements_holds_no_sample(adapted):
