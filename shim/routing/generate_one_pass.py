@@ -12,7 +12,7 @@ from shim.batch import MixedBatch
 from shim.errors import RaisedInTrace, Unroutable
 from shim.no_trace import failure_leaves_no_trace
 from shim.routing.generate_rows import STEPS, Unit, UnitRoute, Units, follow_rows, units_told
-from shim.routing.generation import goes_row_by_row
+from shim.routing.generation import why_row_by_row
 from shim.routing.inputs import Inputs, check_known
 from shim.routing.layers import RowGroups
 from shim.routing.one_pass import check_methods, check_shared_layers
@@ -43,8 +43,9 @@ def run_one_pass_generate(function: Callable[..., Any], batch: MixedBatch, input
     for name in _UNKNOWN:
         if inputs.values.get(name) is not None:
             raise Unroutable(f"{name} is given, and what it does to the rows cannot be followed")
-    if goes_row_by_row(batch, inputs):
-        raise Unroutable("guesses ahead are made for one row a call, and a quantised cache may scale a row by others")
+    reason = why_row_by_row(batch, inputs)
+    if reason:
+        raise Unroutable(reason)
     check_followed(inputs)
     units = _units(function, batch, inputs, owners)
     route = GenerateRoute(units, batch)

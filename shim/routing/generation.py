@@ -1,8 +1,9 @@
-"""The split route for `generate`: every adapter's rows generate as they would alone.
+"""The split route for `generate`: every row generates as it would alone.
 
 Each sub-call is an ordinary `generate` of one adapter, so greedy search, sampling, beams however given
 (keyword, `generation_config`, the model's own), `num_return_sequences`, guidance and caches are the model's
-own. Sequences are padded to one length on the right, as transformers pads.
+own. It has all rows of its adapter where a rehearsal of two tokens shows that the model keeps them apart, and
+one row where it does not. Sequences are padded to one length on the right, as transformers pads.
 
 Source for the layout of the outputs: transformers, `GenerateDecoderOnlyOutput` and its siblings: every tensor
 has dim 0 of samples x beams (or x returned sequences), sample-major.
@@ -14,6 +15,8 @@ from contextlib import contextmanager
 from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence
 
 import torch
+import transformers
+from packaging.version import Version
 
 from shim.batch import Group, MixedBatch, by_row
 from shim.errors import RefusedError
@@ -34,19 +37,24 @@ from shim.selection import select
 _NOT_REHEARSED = (
     "max_length min_length min_new_tokens max_time streamer stopping_criteria logits_processor generation_config "
     "num_beam_groups diversity_penalty penalty_alpha constraints force_words_ids assistant_model "
-    "prompt_lookup_num_tokens assistant_early_exit"
+    "prompt_lookup_num_tokens assistant_early_exit prefix_allowed_tokens_fn cache_implementation "
+    "early_stopping length_penalty temperature top_k top_p min_p typical_p epsilon_cutoff eta_cutoff"
 ).split()
 _ONE_ROW_AT_A_TIME = ("assistant_model", "prompt_lookup_num_tokens", "assistant_early_exit")
 """Settings by which transformers generates one row a call."""
 
-_ONE_GREEDY_TOKEN = {
-    "max_new_tokens": 1,
+_GREEDY = {
     "do_sample": False,
     "num_beams": 1,
     "num_return_sequences": 1,
     "return_dict_in_generate": True,
     "output_scores": True,
 }
+
+
+# Breakpoint: huggingface/transformers#35802, transformers 4.50, brought beams of which one row's outlive another's;
+# huggingface/transformers#38778, 4.54, ends each row by itself.
+_BEAMS_MEET = Version("4.50") <= Version(transformers.__version__) < Version("4.54.0.dev0")
 
 
 def run_split_generate(function: Callable[..., Any], batch: MixedBatch, inputs: Inputs, owners: Owners) -> Any:
@@ -57,9 +65,11 @@ def run_split_generate(function: Callable[..., Any], batch: MixedBatch, inputs: 
     """
     check_known(inputs)
     check_divides(inputs)
-    if goes_row_by_row(batch, inputs):
+    if why_row_by_row(batch, inputs):
         batch = by_row(batch)
-    rules = _sample_rules(function, batch, inputs, owners)
+    rules = sample_rules(inputs, len(batch.names), owners)
+    if not _keeps_rows_apart(function, batch, inputs, owners, rules):
+        batch = by_row(batch)
     outputs, caches = [], []
     for group in batch.groups:
         part = _with_sample_indices(take(inputs, group.rows, rules), group)
@@ -73,14 +83,23 @@ def run_split_generate(function: Callable[..., Any], batch: MixedBatch, inputs: 
     return result
 
 
-def goes_row_by_row(batch: MixedBatch, inputs: Inputs) -> bool:
-    """Whether even two rows of one adapter are not what each is alone, or not generated at all.
+def why_row_by_row(batch: MixedBatch, inputs: Inputs) -> str:
+    """Return why even two rows of one adapter are not what each is alone, or not generated at all; else nothing.
 
     transformers guesses tokens ahead (an assistant, the prompt) for a batch of one. A quantised cache may scale the
     states of a row by those of others (`Fp8QuantizedLayer`, HQQ's groups), under whatever adapter.
     """
-    ahead = any(_setting(name, batch, inputs) is not None for name in _ONE_ROW_AT_A_TIME)
-    return ahead or _setting("cache_implementation", batch, inputs) == "quantized"
+    if any(_setting(name, batch, inputs) is not None for name in _ONE_ROW_AT_A_TIME):
+        return "guesses ahead are made for one row a call"
+    if _setting("cache_implementation", batch, inputs) == "quantized":
+        return "a quantised cache may scale a row by others"
+    beams, stopping = (_setting(name, batch, inputs) for name in ("num_beams", "early_stopping"))
+    if _BEAMS_MEET and (beams or 1) > 1 and not stopping:
+        return (
+            f"the beam search of transformers {transformers.__version__} goes on past a row's end while another row is "
+            "not done; early_stopping=True ends each by itself"
+        )
+    return ""
 
 
 @contextmanager
@@ -98,27 +117,58 @@ def _own_static_cache(model: Any) -> Iterator[None]:
             kept["_static_cache"] = before
 
 
-def _sample_rules(
-    function: Callable[..., Any], batch: MixedBatch, inputs: Inputs, owners: Owners
-) -> Mapping[str, RowRule]:
-    """Return the inputs that divide by sample: documented, or proven by generating one token."""
-    documented = PER_SAMPLE | SHARED
-    rules = sample_rules(inputs, len(batch.names), owners)
-    if all(root_name(path) in documented for path in inputs.tensors()):
-        odd = {
-            path: tuple(tensor.shape)
-            for path, tensor in inputs.tensors().items()
-            if path not in rules and root_name(path) in PER_SAMPLE and tensor.dim() > 1 and tensor.shape[0] != 1
-        }
-        if odd:
-            raise RefusedError(
-                f"inputs {odd} should have {len(batch.names)} samples along dim 0. Pass every input with samples "
-                "along dim 0, or run one adapter a call"
-            )
-        return rules
+def _keeps_rows_apart(
+    function: Callable[..., Any], batch: MixedBatch, inputs: Inputs, owners: Owners, rules: Mapping[str, RowRule]
+) -> bool:
+    """Whether rows of one adapter generate together what they do alone, as far as two tokens of the base model show.
+
+    Raises:
+        RefusedError: the inputs do not divide by sample, as documented or as one token of the base model shows.
+    """
+    single = all(len(group.rows) == 1 for group in batch.groups)
+    if all(root_name(path) in PER_SAMPLE | SHARED for path in inputs.tensors()):
+        _check_documented(batch, inputs, rules)
+        return single or _rehearsed(function, batch, inputs, owners)
+    if single or not _rehearsed(function, batch, inputs, owners):
+        _rehearse(1, function, batch, inputs, owners)
+        return single
+    return True
+
+
+def _check_documented(batch: MixedBatch, inputs: Inputs, rules: Mapping[str, RowRule]) -> None:
+    odd = {
+        path: tuple(tensor.shape)
+        for path, tensor in inputs.tensors().items()
+        if path not in rules and root_name(path) in PER_SAMPLE and tensor.dim() > 1 and tensor.shape[0] != 1
+    }
+    if odd:
+        raise RefusedError(
+            f"inputs {odd} should have {len(batch.names)} samples along dim 0. Pass every input with samples "
+            "along dim 0, or run one adapter a call"
+        )
+
+
+def _rehearsed(function: Callable[..., Any], batch: MixedBatch, inputs: Inputs, owners: Owners) -> bool:
+    """Whether two tokens show that samples stay apart; a model that raises in them shows nothing."""
+    try:
+        _rehearse(2, function, batch, inputs, owners)
+    except (MemoryError, torch.cuda.OutOfMemoryError):
+        raise
+    except Exception:
+        return False
+    return True
+
+
+def _rehearse(tokens: int, function: Callable[..., Any], batch: MixedBatch, inputs: Inputs, owners: Owners) -> None:
+    """Generate a few tokens of the batch whole and in parts, and compare the scores; a second comes out of the cache.
+
+    Raises:
+        RefusedError: the batch does not divide by sample, or this cannot be seen.
+    """
 
     def run(part: Inputs) -> Dict[str, Any]:
-        scores = getattr(part.call(function), "scores", None)
+        with _own_static_cache(batch.model):
+            scores = getattr(part.call(function), "scores", None)
         if scores is None:
             raise RefusedError(
                 f"inputs {sorted(map(root_name, inputs.tensors()))} are not all known to be one entry per sample, "
@@ -127,9 +177,8 @@ def _sample_rules(
         return {"scores": scores}
 
     values = {name: value for name, value in inputs.values.items() if name not in _NOT_REHEARSED}
-    short = Inputs({**values, **_ONE_GREEDY_TOKEN}, inputs.positional)
-    layout_for(run, batch, short, owners, "generate")  # refuses where they do not divide
-    return rules
+    short = Inputs({**values, **_GREEDY, "max_new_tokens": tokens}, inputs.positional)
+    layout_for(run, batch, short, owners, "generate")
 
 
 def _with_sample_indices(part: Inputs, group: Group) -> Inputs:

@@ -16,7 +16,7 @@ SETTINGS = {
     "plain": {},
     "top k": {"top_k": 7, "temperature": 1.3},
     "returned": {"num_return_sequences": 3},
-    "beams": {"num_beams": 3, "num_return_sequences": 2},
+    "beams": {"num_beams": 3, "num_return_sequences": 2, "early_stopping": True},
 }
 
 
