@@ -11,12 +11,13 @@ import torch
 from shim.batch import MixedBatch
 from shim.errors import RaisedInTrace, Unroutable
 from shim.no_trace import failure_leaves_no_trace
-from shim.routing.generate_rows import STEPS, Unit, UnitRoute, Units, follow_rows, units_told
+from shim.routing.generate_rows import STEPS, RowsUnknown, Unit, UnitRoute, Units, follow_rows, units_told
 from shim.routing.generation import why_row_by_row
 from shim.routing.inputs import Inputs, check_known
 from shim.routing.layers import RowGroups
 from shim.routing.one_pass import check_methods, check_shared_layers
 from shim.routing.owners import BY_ADAPTERS
+from shim.routing.packed import owners_of_prompt
 from shim.routing.plans import plan_for, signature_of, store_of
 from shim.routing.processors import check_followed
 from shim.routing.replay import PlanChanged, Replay
@@ -117,7 +118,14 @@ def _followed(function: Callable[..., Any], batch: MixedBatch, inputs: Inputs, o
     short = Inputs({**values, "max_new_tokens": STEPS, "min_new_tokens": STEPS}, inputs.positional)
     try:
         with failure_leaves_no_trace(batch.model, batch.names, {}):
-            return follow_rows(function, batch, short, owners)
+            try:
+                return follow_rows(function, batch, short, owners)
+            except RowsUnknown:
+                found = owners_of_prompt(batch, inputs, owners)
+                if found == owners:
+                    raise
+                units, _ = follow_rows(function, batch, short, found)
+                return units, False  # the prompt's values told
     except (Unroutable, MemoryError, torch.cuda.OutOfMemoryError):
         raise
     except Exception as error:

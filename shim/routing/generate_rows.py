@@ -2,7 +2,8 @@
 
 Generate expands its inputs, reorders beams, doubles the batch for guidance, and runs encoders before decoders.
 A short generation of the base model is run once for each signature with its own operations traced, so that the
-rows of every model call inside it are known by what was done to them.
+rows of every model call inside it are known by what was done to them. What encodes images ahead of the model takes
+patches and gives features, other rows than it was given: its own operations are traced, too.
 """
 
 from __future__ import annotations
@@ -32,6 +33,10 @@ STEPS = 3
 """Tokens to generate: the prompt's call, and two whose inputs generate has reordered."""
 
 
+class RowsUnknown(Unroutable):
+    """No sample is known of any row of a model call: what it is given is packed, and nobody said whose it is."""
+
+
 @dataclass(frozen=True)
 class UnitRows:
     """The rows of one kind of model call: the sample of each, and those of inputs that have other rows."""
@@ -39,6 +44,10 @@ class UnitRows:
     rows: Tuple[int, ...]
     owners: Owners = field(default_factory=dict)
 
+
+_ENCODER = "encoder"
+_ENCODED = "mm_encoder_outputs"
+"""The argument by which the model gets what was encoded ahead of it."""
 
 UnitKey = Tuple[str, int]
 """The module that is called, and its number of rows."""
@@ -60,6 +69,11 @@ class Unit:
         """What its rows are known by."""
         return self.name, self.count
 
+    @property
+    def encodes_ahead(self) -> bool:
+        """Whether it encodes images or sounds before the model is called, once, and of the inputs alone."""
+        return self.name not in ("", _ENCODER) and not self.inputs.caches()
+
 
 class UnitRoute(Route):
     """A route that is told of every model call inside generate."""
@@ -78,32 +92,43 @@ class RowFollower(UnitRoute):
 
     def __init__(self, tracer: Tracer, batch: MixedBatch) -> None:
         self.units: Dict[UnitKey, UnitRows] = {}
+        self.by_values = False
         self._tracer, self._batch = tracer, batch
-        self._pause: Optional[ExitStack] = None
+        self._pause = ExitStack()
+        self._running: Optional[Unit] = None
         self._plan: Optional[Plan] = None
         self._base = batch.selection(BASE)
 
     def run_layer(self, layer: Any, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         """Run the base layer."""
-        if self._pause is None:
+        if self._running is None:
             raise Unroutable("generate calls an adapted layer outside of the model and its encoders")
         with select(self._base):
             return forward(layer, *args, **kwargs)
 
     def begin(self, unit: Unit) -> None:
         """Note the rows of the call's inputs, and make its plan."""
-        self._pause = ExitStack()
+        self._running = unit
         self._pause.enter_context(self._tracer.paused())
         found = self._rows_of(unit)
-        _check_all_in_order(unit, found.rows, len(self._batch.names))
+        if not unit.encodes_ahead:
+            _check_all_in_order(unit, found.rows, len(self._batch.names))
         self.units[unit.key] = _agreed(self.units.get(unit.key, found), found, unit)
         with select(self._base):
             self._plan = plan_for(
                 unit.module, self._batch, unit.inputs, found.rows, found.owners, kind=f"unit {unit.name}"
             )
+        if unit.encodes_ahead:
+            self._pause.close()
 
     def end(self, unit: Unit, output: Any) -> None:
-        """Give the outputs the owners of their rows."""
+        """Give the outputs the owners of their rows, where they were not followed through the call."""
+        if not unit.encodes_ahead:
+            self._give_owners(unit, output)
+            self._pause.close()
+        self._running = None
+
+    def _give_owners(self, unit: Unit, output: Any) -> None:
         rows = self.units[unit.key].rows
         owner = torch.tensor(rows, dtype=torch.int32) + 1
         for path, tensor in tensors_of({"output": output, "state": unit.inputs.caches()}):
@@ -116,9 +141,6 @@ class RowFollower(UnitRoute):
                 shape = [-1 if dim == dims[0] else 1 for dim in range(tensor.dim())]
                 ids = owner.to(tensor.device).view(shape)
             self._tracer.store.write(tensor, ids.expand(tensor.shape), tainted=True)
-        if self._pause is not None:
-            self._pause.close()
-            self._pause = None
 
     def _rows_of(self, unit: Unit) -> UnitRows:
         rows: Optional[Tuple[int, ...]] = None
@@ -129,18 +151,28 @@ class RowFollower(UnitRoute):
                 continue
             rule = self._rule(path, tensor)
             if rule is None:
+                self._check_not_packed(unit, path, tensor)
                 continue
             if self._tracer.store.by_data(tensor) == BY_INPUTS:
-                raise Unroutable(f"values of the inputs decide which rows generate gives to {path!r}")
+                if not unit.encodes_ahead and root_name(path) != _ENCODED:
+                    raise Unroutable(f"values of the inputs decide which rows generate gives to {path!r}")
+                self.by_values = True  # once, before the first token: as they do it here, for this call
             if rule.dim or tensor.shape[0] != unit.count:
                 owners[path] = rule
             elif rows is not None and rows != rule.owners:
                 raise Unroutable(f"the inputs of {unit.name or 'the model'} have their samples in different orders")
             else:
                 rows = rule.owners
+        if rows is None and owners and unit.encodes_ahead:
+            rows = tuple(range(len(self._batch.names)))  # of what else there is one entry a sample
         if rows is None:
             raise Unroutable(f"no input of {unit.name or 'the model'} has rows whose samples are known")
         return UnitRows(rows, owners)
+
+    def _check_not_packed(self, unit: Unit, path: str, tensor: torch.Tensor) -> None:
+        ids, samples = self._tracer.store.ids(tensor), self._tracer.lattice.samples
+        if unit.encodes_ahead and tensor.is_floating_point() and ids is not None and bool((ids > samples).any()):
+            raise RowsUnknown(f"{unit.name} gets {path!r} of shape {tuple(tensor.shape)}, whose rows may be any sample's")
 
     def _rule(self, path: str, tensor: torch.Tensor) -> Optional[RowRule]:
         """Return the sample of each index along dim 0, or along the first other dimension that keeps them apart.
@@ -194,7 +226,7 @@ def _check_all_in_order(unit: Unit, rows: Tuple[int, ...], samples: int) -> None
 def follow_rows(function: Callable[..., Any], batch: MixedBatch, inputs: Inputs, owners: Owners) -> Tuple[Units, bool]:
     """Generate a few tokens with the base model and return the rows of every model call that was made.
 
-    Beside them whether they are those of any call of the same settings: not where Python read values of the inputs.
+    Beside them whether they are those of any call of the same settings: not where values of the inputs decided any.
 
     Raises:
         Unroutable: some row's sample cannot be told.
@@ -209,7 +241,7 @@ def follow_rows(function: Callable[..., Any], batch: MixedBatch, inputs: Inputs,
             copies.call(function)
     if not route.units:
         raise Unroutable("generate made no call of the model that could be followed")
-    return route.units, tracer.reads < Reads.VALUES
+    return route.units, tracer.reads < Reads.VALUES and not route.by_values
 
 
 @contextmanager
@@ -230,9 +262,9 @@ def _units_of(batch: MixedBatch) -> List[Tuple[str, Any]]:
     base = base_model_of(batch.model)
     units: List[Tuple[str, Any]] = [("", base)]
     if getattr(getattr(base, "config", None), "is_encoder_decoder", False) and hasattr(base, "get_encoder"):
-        return [*units, ("encoder", base.get_encoder())]
+        return [*units, (_ENCODER, base.get_encoder())]
     # Breakpoint: huggingface/transformers#45783: images are encoded by `get_image_features` before the model is called.
-    if "mm_encoder_outputs" in parameter_names(base.forward):
+    if _ENCODED in parameter_names(base.forward):
         adapted = {id(layer) for _, layer in batch.layers}
         for name, module in getattr(base, "base_model", base).named_children():
             if any(id(found.module) in adapted for found in walk(module, set())):

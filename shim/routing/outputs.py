@@ -98,10 +98,11 @@ def along(rows: torch.Tensor, dim: int, tensor: torch.Tensor) -> torch.Tensor:
 
 
 def _packed(seeded: Mapping[str, torch.Tensor], settlement: Settlement, rows: torch.Tensor) -> List[torch.Tensor]:
-    """Return the owners of each index of the inputs that are not one entry a row; those without any are left out."""
+    """Return the owners of each index of the inputs that are not one entry a sample; those without any are left out."""
     lines = [settlement.owners_of(ids).reshape(-1) for ids in seeded.values()]
     own = [line for line in lines if bool((line > CONSTANT).any())]
-    return [line for line in own if not torch.equal(line, rows.to(line.device))]
+    several = len(rows.unique()) < len(rows)  # the rows themselves are packed
+    return [line for line in own if several or not torch.equal(line, rows.to(line.device))]
 
 
 def _check_output(path: str, tensor: torch.Tensor, shown_by: _Shown) -> int:

@@ -45,6 +45,14 @@ def split_packed(split: Split, forward: Callable[..., Any], batch: MixedBatch, i
         raise refused
 
 
+def owners_of_prompt(batch: MixedBatch, inputs: Inputs, owners: Owners) -> Owners:
+    """Return `owners`, and whose the rows are of what else a generate is given packed, as one forward of it shows."""
+    prompt = of_prompt(batch, inputs)
+    doubted = _may_be_packed(batch, prompt, owners)
+    found = _owners_of(doubted, base_model_of(batch.model), batch, prompt, owners) if doubted else {}
+    return {**found, **owners}
+
+
 def of_prompt(batch: MixedBatch, inputs: Inputs) -> Inputs:
     """Return what a forward of the base model takes of the inputs of a generate."""
     base = base_model_of(batch.model)

@@ -93,8 +93,7 @@ def sample(inputs, at, patches, grids=None):
 @pytest.mark.parametrize("says_owners", [False, True], ids=["found", "said"])
 @pytest.mark.parametrize("targets", [("q_proj", "v_proj"), ("q_proj", "qkv")], ids=["text", "text and images"])
 def test_patches_are_their_samples(vision_language, targets, says_owners, grids):
-    if "qkv" not in targets:
-        shim.install(fallback="refuse")  # the encoder's packed rows are split
+    shim.install(fallback="refuse")
     model, inputs = vision_language(*targets), with_images(grids)
     patches = [height * width for _, height, width in grids]
     said = {"pixel_values": [at for at, count in enumerate(patches) for _ in range(count)]} if says_owners else None
@@ -135,5 +134,45 @@ def test_an_encoder_that_generate_runs_goes_in_one_pass(installed_shim, targets,
 
     def alone(at):
         return {key: value[at : at + 1] if isinstance(value, torch.Tensor) else value for key, value in inputs.items()}
+
+    expect_own_tokens(model, inputs, alone)
+
+
+def test_the_next_calls_images_are_of_other_samples(vision_language):
+    """The shapes are those of the call before, and whose the patches are is not."""
+    shim.install(fallback="refuse")
+    model = vision_language("q_proj", "qkv")
+    for grids in (
+        ((1, 4, 8), (1, 4, 4), (1, 4, 4)),
+        ((1, 4, 4), (1, 4, 8), (1, 4, 4)),
+        ((1, 4, 8), (1, 4, 4), (1, 4, 4)),
+    ):
+        inputs, patches = with_images(grids), [height * width for _, height, width in grids]
+        expect_own_tokens(model, inputs, lambda at, i=inputs, p=patches: sample(i, at, p))
+
+
+@pytest.mark.parametrize("images", [[1, 1, 1], [2, 1, 1], [1, 2, 2]], ids=str)
+def test_an_encoder_that_is_given_what_is_no_padding_goes_in_one_pass(installed_shim, images):
+    """Idefics3 leaves out images of zeros: values decide which rows its encoder gets, in each call anew."""
+    shim.install(fallback="refuse")
+    torch.manual_seed(0)
+    text = transformers.LlamaConfig(**TEXT, num_attention_heads=2, num_key_value_heads=2, pad_token_id=0)
+    sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
+    vision = {**sizes, "image_size": 8, "patch_size": 2}
+    settings = transformers.Idefics3Config(
+        vision_config=vision, text_config=text, image_token_id=38, scale_factor=2, pad_token_id=0
+    )
+    model = with_adapters(transformers.Idefics3ForConditionalGeneration(settings), ("q_proj", "fc1", "proj"))
+    generator = torch.Generator().manual_seed(1)
+    tokens = torch.randint(3, 34, (3, 12), generator=generator)
+    pixels = torch.zeros(3, max(images), 3, 8, 8, dtype=torch.float64)
+    for row, (line, count) in enumerate(zip(tokens, images)):
+        line[2 : 2 + 4 * count] = 38  # four tokens for each image
+        pixels[row, :count] = torch.randn(count, 3, 8, 8, generator=generator, dtype=torch.float64)
+    inputs = {"input_ids": tokens, "attention_mask": torch.ones_like(tokens), "pixel_values": pixels}
+
+    def alone(at):
+        own = {key: value[at : at + 1] for key, value in inputs.items()}
+        return {**own, "pixel_values": own["pixel_values"][:, : images[at]]}
 
     expect_own_tokens(model, inputs, alone)

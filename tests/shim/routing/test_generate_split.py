@@ -21,7 +21,7 @@ def adapted(base, targets):
     model.add_adapter("ben", config)
     for path, parameter in model.named_parameters():
         parameter.data = (0.5 if "lora_" in path else 1.0) * torch.randn_like(parameter)
-    return model.double().eval()
+    return model.eval()
 
 
 def llama(cls=LlamaForCausalLM):
