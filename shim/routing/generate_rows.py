@@ -172,7 +172,9 @@ class RowFollower(UnitRoute):
     def _check_not_packed(self, unit: Unit, path: str, tensor: torch.Tensor) -> None:
         ids, samples = self._tracer.store.ids(tensor), self._tracer.lattice.samples
         if unit.encodes_ahead and tensor.is_floating_point() and ids is not None and bool((ids > samples).any()):
-            raise RowsUnknown(f"{unit.name} gets {path!r} of shape {tuple(tensor.shape)}, whose rows may be any sample's")
+            raise RowsUnknown(
+                f"{unit.name} gets {path!r} of shape {tuple(tensor.shape)}, whose rows may be any sample's"
+            )
 
     def _rule(self, path: str, tensor: torch.Tensor) -> Optional[RowRule]:
         """Return the sample of each index along dim 0, or along the first other dimension that keeps them apart.
