@@ -170,6 +170,11 @@ class RowFollower(UnitRoute):
         return UnitRows(rows, owners)
 
     def _check_not_packed(self, unit: Unit, path: str, tensor: torch.Tensor) -> None:
+        """Check that an encoder's input of no known samples is of none.
+
+        Raises:
+            RowsUnknown: it is of some.
+        """
         ids, samples = self._tracer.store.ids(tensor), self._tracer.lattice.samples
         if unit.encodes_ahead and tensor.is_floating_point() and ids is not None and bool((ids > samples).any()):
             raise RowsUnknown(

@@ -140,7 +140,8 @@ def _check_places(path: str, tensor: torch.Tensor, owner: torch.Tensor, shown_by
     """
     rows, by_data = shown_by.rows.to(owner.device), shown_by.tracer.store.by_data(tensor) > 0
     uneven = bool(shown_by.packed) or shown_by.tracer.reads >= Reads.VALUES or by_data
-    if not in_even_places(owner, rows) and not (uneven and in_order(owner, rows, shown_by.packed)):
+    packed = [line.to(owner.device) for line in shown_by.packed]
+    if not in_even_places(owner, rows) and not (uneven and in_order(owner, rows, packed)):
         raise Unroutable(f"output {shown(path)} of shape {tuple(tensor.shape)} holds {_misplaced(owner, rows)}")
 
 
