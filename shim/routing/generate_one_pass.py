@@ -4,14 +4,24 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
-from typing import Any, Callable, Dict, Hashable, Optional, Tuple
+from typing import Any, Callable, Dict, Hashable, Optional, Set, Tuple
 
 import torch
 
 from shim.batch import MixedBatch
 from shim.errors import RaisedInTrace, Unroutable
 from shim.no_trace import failure_leaves_no_trace
-from shim.routing.generate_rows import STEPS, RowsUnknown, Unit, UnitRoute, Units, follow_rows, units_told
+from shim.routing.generate_rows import (
+    STEPS,
+    RowsUnknown,
+    Unit,
+    UnitKey,
+    UnitRoute,
+    Units,
+    check_not_again,
+    follow_rows,
+    units_told,
+)
 from shim.routing.generation import why_row_by_row
 from shim.routing.inputs import Inputs, check_known
 from shim.routing.layers import RowGroups
@@ -65,6 +75,7 @@ class GenerateRoute(UnitRoute):
         self._units, self._batch = units, batch
         self._groups = RowGroups(batch, keeps_weights=True)
         self._replay: Optional[Replay] = None
+        self._begun: Set[UnitKey] = set()
 
     def run_layer(self, layer: Any, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         """Run each row of `layer` under the adapter of its sample."""
@@ -79,6 +90,8 @@ class GenerateRoute(UnitRoute):
             raise Unroutable(
                 f"generate calls {unit.name or 'the model'} with {unit.count} rows, whose samples are unknown"
             )
+        check_not_again(known.once and unit.key in self._begun, unit)
+        self._begun.add(unit.key)
         others = {path: ids for path, ids in known.owners.items() if path in unit.inputs.tensors()}
         with select(None):
             plan = plan_for(unit.module, self._batch, unit.inputs, known.rows, others, kind=f"unit {unit.name}")

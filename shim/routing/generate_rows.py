@@ -39,10 +39,14 @@ class RowsUnknown(Unroutable):
 
 @dataclass(frozen=True)
 class UnitRows:
-    """The rows of one kind of model call: the sample of each, and those of inputs that have other rows."""
+    """The rows of one kind of model call: the sample of each, and those of inputs that have other rows.
+
+    once: whether they are those of one call only, since values placed them, or since they are packed.
+    """
 
     rows: Tuple[int, ...]
     owners: Owners = field(default_factory=dict)
+    once: bool = False
 
 
 _ENCODER = "encoder"
@@ -71,7 +75,7 @@ class Unit:
 
     @property
     def encodes_ahead(self) -> bool:
-        """Whether it encodes images or sounds before the model is called, once, and of the inputs alone."""
+        """Whether it may encode images or sounds ahead of the model; whatever decodes is given its cache."""
         return self.name not in ("", _ENCODER) and not self.inputs.caches()
 
 
@@ -111,9 +115,7 @@ class RowFollower(UnitRoute):
         self._running = unit
         self._pause.enter_context(self._tracer.paused())
         found = self._rows_of(unit)
-        if not unit.encodes_ahead:
-            _check_all_in_order(unit, found.rows, len(self._batch.names))
-        self.units[unit.key] = _agreed(self.units.get(unit.key, found), found, unit)
+        self.units[unit.key] = _agreed(self.units[unit.key], found, unit) if unit.key in self.units else found
         with select(self._base):
             self._plan = plan_for(
                 unit.module, self._batch, unit.inputs, found.rows, found.owners, kind=f"unit {unit.name}"
@@ -145,7 +147,7 @@ class RowFollower(UnitRoute):
     def _rows_of(self, unit: Unit) -> UnitRows:
         rows: Optional[Tuple[int, ...]] = None
         owners: Dict[str, RowRule] = {}
-        caches = unit.inputs.caches()
+        caches, by_values = unit.inputs.caches(), False
         for path, tensor in unit.inputs.tensors().items():
             if tensor.dim() == 0 or root_name(path) in caches:
                 continue
@@ -156,7 +158,7 @@ class RowFollower(UnitRoute):
             if self._tracer.store.by_data(tensor) == BY_INPUTS:
                 if not unit.encodes_ahead and root_name(path) != _ENCODED:
                     raise Unroutable(f"values of the inputs decide which rows generate gives to {path!r}")
-                self.by_values = True  # once, before the first token: as they do it here, for this call
+                by_values = self.by_values = True
             if rule.dim or tensor.shape[0] != unit.count:
                 owners[path] = rule
             elif rows is not None and rows != rule.owners:
@@ -167,7 +169,13 @@ class RowFollower(UnitRoute):
             rows = tuple(range(len(self._batch.names)))  # of what else there is one entry a sample
         if rows is None:
             raise Unroutable(f"no input of {unit.name or 'the model'} has rows whose samples are known")
-        return UnitRows(rows, owners)
+        in_order = _all_in_order(rows, len(self._batch.names))
+        if not in_order and not unit.encodes_ahead:
+            shown = f"{list(rows[:8])}{', …' if len(rows) > 8 else ''}"
+            raise Unroutable(
+                f"generate calls {unit.name or 'the model'} with rows of samples {shown}, not of all in their order"
+            )
+        return UnitRows(rows, owners, unit.encodes_ahead and (by_values or not in_order))
 
     def _check_not_packed(self, unit: Unit, path: str, tensor: torch.Tensor) -> None:
         """Check that an encoder's input of no known samples is of none.
@@ -203,31 +211,38 @@ def _agreed(known: UnitRows, found: UnitRows, unit: Unit) -> UnitRows:
     """Return the rows of two calls of a model as one, with the inputs that only one of them has: images, in the first.
 
     Raises:
-        Unroutable: an input has its samples in another order.
+        Unroutable: an input has its samples in another order, or the rows are those of one call only.
     """
+    check_not_again(known.once or found.once, unit)
     both = known.owners.keys() & found.owners.keys()
     if known.rows != found.rows or any(known.owners[path] != found.owners[path] for path in both):
         raise Unroutable(f"the rows of {unit.name or 'the model'} change their samples while it generates")
     return UnitRows(known.rows, {**known.owners, **found.owners})
 
 
-def _check_all_in_order(unit: Unit, rows: Tuple[int, ...], samples: int) -> None:
-    """Check that a model call has every sample's rows in order, beam by beam, once or several times over.
+def check_not_again(again: bool, unit: Unit) -> None:
+    """Check that rows which are those of one call only are not taken for those of a second.
+
+    Raises:
+        Unroutable: they would be.
+    """
+    if again:
+        raise Unroutable(
+            f"generate calls {unit.name or 'the model'} again with {unit.count} rows, whose samples are unknown then"
+        )
+
+
+def _all_in_order(rows: Tuple[int, ...], samples: int) -> bool:
+    """Whether a model call has every sample's rows in order, beam by beam, once or several times over.
 
     A generate that drops samples or sorts them (Whisper's of long audio) does so by values, which a later call does
     not share, nor this one under the adapters.
-
-    Raises:
-        Unroutable: it has others.
     """
     for beams in range(1, len(rows) // samples + 1):
         once = tuple(sample for sample in range(samples) for _ in range(beams))
         if len(rows) % len(once) == 0 and rows == once * (len(rows) // len(once)):
-            return
-    shown = f"{list(rows[:8])}{', …' if len(rows) > 8 else ''}"
-    raise Unroutable(
-        f"generate calls {unit.name or 'the model'} with rows of samples {shown}, not of all in their order"
-    )
+            return True
+    return False
 
 
 def follow_rows(function: Callable[..., Any], batch: MixedBatch, inputs: Inputs, owners: Owners) -> Tuple[Units, bool]:
@@ -248,7 +263,8 @@ def follow_rows(function: Callable[..., Any], batch: MixedBatch, inputs: Inputs,
             copies.call(function)
     if not route.units:
         raise Unroutable("generate made no call of the model that could be followed")
-    return route.units, tracer.reads < Reads.VALUES and not route.by_values
+    lasting = tracer.reads < Reads.VALUES and not route.by_values
+    return route.units, lasting
 
 
 @contextmanager
@@ -265,17 +281,20 @@ def units_told(batch: MixedBatch, route: UnitRoute) -> Iterator[None]:
 
 
 def _units_of(batch: MixedBatch) -> List[Tuple[str, Any]]:
-    """Return the model and what generate calls of it besides, with names: encoders, and what follows them."""
+    """Return the model and what generate may call of it besides, with names: its encoder, and parts with adapters.
+
+    transformers encodes images by the parts of a model before it calls that, from huggingface/transformers#45783 on for
+    all, and before in a generate of the model's own (BLIP).
+    """
     base = base_model_of(batch.model)
     units: List[Tuple[str, Any]] = [("", base)]
     if getattr(getattr(base, "config", None), "is_encoder_decoder", False) and hasattr(base, "get_encoder"):
-        return [*units, (_ENCODER, base.get_encoder())]
-    # Breakpoint: huggingface/transformers#45783: images are encoded by `get_image_features` before the model is called.
-    if _ENCODED in parameter_names(base.forward):
-        adapted = {id(layer) for _, layer in batch.layers}
-        for name, module in getattr(base, "base_model", base).named_children():
-            if any(id(found.module) in adapted for found in walk(module, set())):
-                units.append((name, module))
+        units.append((_ENCODER, base.get_encoder()))
+    adapted = {id(layer) for _, layer in batch.layers}
+    known = {id(module) for _, module in units}
+    for name, module in getattr(base, "base_model", base).named_children():
+        if id(module) not in known and any(id(found.module) in adapted for found in walk(module, set())):
+            units.append((name, module))
     return units
 
 

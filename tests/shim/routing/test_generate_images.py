@@ -151,18 +151,15 @@ def test_the_next_calls_images_are_of_other_samples(vision_language):
         expect_own_tokens(model, inputs, lambda at, i=inputs, p=patches: sample(i, at, p))
 
 
-@pytest.mark.parametrize("images", [[1, 1, 1], [2, 1, 1], [1, 2, 2]], ids=str)
-def test_an_encoder_that_is_given_what_is_no_padding_goes_in_one_pass(installed_shim, images):
-    """Idefics3 leaves out images of zeros: values decide which rows its encoder gets, in each call anew."""
-    shim.install(fallback="refuse")
+def idefics(cls, images):
+    """Return a model that leaves out images of zeros, and inputs of three samples with so many images each."""
     torch.manual_seed(0)
     text = transformers.LlamaConfig(**TEXT, num_attention_heads=2, num_key_value_heads=2, pad_token_id=0)
-    sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
-    vision = {**sizes, "image_size": 8, "patch_size": 2}
+    vision = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
+    vision.update(image_size=8, patch_size=2)
     settings = transformers.Idefics3Config(
         vision_config=vision, text_config=text, image_token_id=38, scale_factor=2, pad_token_id=0
     )
-    model = with_adapters(transformers.Idefics3ForConditionalGeneration(settings), ("q_proj", "fc1", "proj"))
     generator = torch.Generator().manual_seed(1)
     tokens = torch.randint(3, 34, (3, 12), generator=generator)
     pixels = torch.zeros(3, max(images), 3, 8, 8, dtype=torch.float64)
@@ -170,9 +167,51 @@ def test_an_encoder_that_is_given_what_is_no_padding_goes_in_one_pass(installed_
         line[2 : 2 + 4 * count] = 38  # four tokens for each image
         pixels[row, :count] = torch.randn(count, 3, 8, 8, generator=generator, dtype=torch.float64)
     inputs = {"input_ids": tokens, "attention_mask": torch.ones_like(tokens), "pixel_values": pixels}
+    return with_adapters(cls(settings), ("q_proj", "fc1", "proj")), inputs
+
+
+@pytest.mark.parametrize("images", [[1, 1, 1], [2, 1, 1], [1, 2, 2]], ids=str)
+def test_an_encoder_that_is_given_what_is_no_padding_goes_in_one_pass(installed_shim, images):
+    """Values decide which rows Idefics3's encoder gets, in each call anew."""
+    shim.install(fallback="refuse")
+    model, inputs = idefics(transformers.Idefics3ForConditionalGeneration, images)
 
     def alone(at):
         own = {key: value[at : at + 1] for key, value in inputs.items()}
         return {**own, "pixel_values": own["pixel_values"][:, : images[at]]}
 
     expect_own_tokens(model, inputs, alone)
+
+
+@pytest.mark.parametrize("tokens", [0, 4], ids=["in the trial, too", "and not in the trial"])
+def test_an_encoder_whose_rows_values_placed_runs_once(installed_shim, tokens):
+    """What it is given at another time may be of other samples, as many."""
+
+    class Twice(transformers.Idefics3ForConditionalGeneration):
+        def generate(self, pixel_values, **kwargs):
+            if kwargs["max_new_tokens"] > tokens:
+                self.model.get_image_features(pixel_values.flip(0))
+            return super().generate(pixel_values=pixel_values, **kwargs)
+
+    shim.install(fallback="refuse")
+    model, inputs = idefics(Twice, [2, 1, 1])
+    with pytest.raises(shim.RefusedError, match="again with 4 rows, whose samples are unknown then"):
+        model.generate(**inputs, **NEW_TOKENS, adapter_names=NAMES)
+
+
+def test_a_generate_of_the_models_own_that_encodes_images_goes_in_one_pass(installed_shim):
+    shim.install(fallback="refuse")
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
+    text = {
+        **sizes,
+        "vocab_size": 40,
+        "encoder_hidden_size": 32,
+        "bos_token_id": 36,
+        "sep_token_id": 37,
+        "pad_token_id": 0,
+    }
+    settings = transformers.BlipConfig(vision_config={**sizes, "image_size": 4, "patch_size": 2}, text_config=text)
+    model = with_adapters(transformers.BlipForConditionalGeneration(settings), ("qkv", "query", "value"))
+    images = torch.randn(3, 3, 4, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    expect_own_tokens(model, {"pixel_values": images}, lambda at: {"pixel_values": images[at : at + 1]})
