@@ -1,6 +1,7 @@
 """`generate` with images: whose the patches are, and one pass, the encoder's layers too."""
 
 from contextlib import nullcontext
+from inspect import signature
 
 import peft
 import pytest
@@ -186,6 +187,8 @@ def test_an_encoder_that_is_given_what_is_no_padding_goes_in_one_pass(installed_
 @pytest.mark.parametrize("tokens", [0, 4], ids=["in the trial, too", "and not in the trial"])
 def test_an_encoder_whose_rows_values_placed_runs_once(installed_shim, tokens):
     """What it is given at another time may be of other samples, as many."""
+    if "mm_encoder_outputs" not in signature(transformers.Idefics3ForConditionalGeneration.forward).parameters:
+        pytest.skip("the model encodes images inside")  # Breakpoint: huggingface/transformers#45783
 
     class Twice(transformers.Idefics3ForConditionalGeneration):
         def generate(self, pixel_values, **kwargs):
