@@ -30,18 +30,19 @@ def in_even_places(owner: torch.Tensor, order: torch.Tensor) -> bool:
 def in_order(owner: torch.Tensor, order: torch.Tensor, packed: Sequence[torch.Tensor]) -> bool:
     """Whether the samples of an output, in shares of any size, follow each other as in the batch or as in an input.
 
-    A dimension as long as the batch is taken for one entry a sample, one that goes into an input's length, or that into
-    it, for that input's entries; an input with which it agrees is enough.
+    A dimension as long as the batch is taken for one entry a sample, one as long as an input for that input's entries,
+    and one that goes into the longest input, or that into it, for so many of its entries; to agree with one is enough.
 
     Args:
         owner, order: as `in_even_places` has them.
         packed: the owners of each index of the inputs that are not one entry a row.
     """
     flat = _along_varying(owner).reshape(-1)
+    longest = max(packed, key=len, default=order)  # an image's patches, say, and not its size
     for line in [*_lines(owner, len(order)), flat]:
         size = len(line)
-        known = [other for other in packed if len(other) % size == 0 or size % len(other) == 0]
-        known += [order] if size == len(order) else []
+        known = [other for other in (*packed, order) if len(other) == size]
+        known += [longest] if packed and (size % len(longest) == 0 or len(longest) % size == 0) else []
         if known and bool((line != line[0]).any()) and not any(_agree(line, other) for other in known):
             return False
     found = _runs(flat)

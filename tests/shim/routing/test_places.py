@@ -175,3 +175,13 @@ def test_an_entry_a_sample_is_asked_of_a_dimension_as_long_as_the_batch(line):
     assert not in_order(owner, order, [])
     assert in_order(owner, order, [owner[0]])
     assert in_order(torch.tensor([0, 2, 3]).expand(5, 3), order, [])
+
+
+def test_lengths_tell_of_the_longest_input_only():
+    """RADIO adds ten tokens to each image's patches: 120 for 80 patches of four images is not thirty for each."""
+    order, images = torch.arange(1, 4), torch.tensor([1, 2, 2, 3])
+    patches, tokens = (order.repeat_interleave(torch.tensor(counts)) for counts in ([16, 48, 16], [26, 68, 26]))
+    assert in_order(tokens.view(-1, 1), order, [patches, images])
+    assert in_order(images, order, [patches, images])
+    assert not in_order(patches.roll(1), order, [patches, images])
+    assert not in_order(images[[1, 0, 2, 3]], order, [patches, images])
