@@ -11,7 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Sequence
 
-from conformance.report import markdown, methods, models, picture, pull_request, table
+from conformance.report import markdown, methods, models, picture, pull_request, summary, table
 from conformance.report.jsonl import Report, merge, read
 from conformance.report.result import Result, exit_code
 from conformance.shards import costs_of
@@ -130,15 +130,19 @@ def _write_html(options: argparse.Namespace, environments: Sequence[Report]) -> 
 
 
 def _write_page(page: ModuleType, environments: Sequence[Report], path: Path) -> None:
-    """Write `page` of the one environment whose sweep is here, beside the same without the shim where that is here."""
-    from conformance.report import versions
+    """Write `page` of the one sweep that is here, beside the same without the shim where that is here.
 
-    swept = versions.environments([found for found in environments if page.swept(found)])
-    if len(swept) != 1:
-        raise UsageError(f"{path.name} wants reports of one environment with its sweep, but {len(swept)} are here")
+    Two machines may have made them: of one stack of versions.
+    """
+    swept = [found for found in environments if page.swept(found)]
+    stacks = sorted({summary.stack(found) for found in swept})
+    if len(stacks) != 1:
+        raise UsageError(f"{path.name} wants the sweep of one stack of versions, but here are {stacks or 'none'}")
+    sides = {bool(found.header.get("settings", {}).get("with_shim")): found for found in swept}
+    if len(sides) < len(swept):
+        raise UsageError(f"{path.name} wants one sweep with the shim and one without, but {len(swept)} are here")
     path.parent.mkdir(parents=True, exist_ok=True)
-    reports = [found for found in (swept[0].with_shim, swept[0].without_shim) if found]
-    path.write_text(page.render(*reports), encoding="utf-8")
+    path.write_text(page.render(*(sides[side] for side in (True, False) if side in sides)), encoding="utf-8")
 
 
 def tell_github(options: argparse.Namespace, found: Sequence[Report]) -> None:

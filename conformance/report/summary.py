@@ -58,13 +58,17 @@ def grid(verdicts: Sequence[Verdict]) -> Grid:
 
 def facts(report: Report) -> str:
     """Return where the verdicts hold, in one line."""
+    with_shim = report.header.get("settings", {}).get("with_shim")
+    return f"{stack(report)}, {'with the shim' if with_shim else 'without the shim'}"
+
+
+def stack(report: Report) -> str:
+    """Return what was run: the versions that decide, and the device."""
     environment = report.header.get("environment", {})
     packages = environment.get("packages", {})
     parts = [f"python {environment.get('python', '?')}"]
     parts += [f"{name} {packages[name]}" for name in ("torch", "transformers", "peft") if name in packages]
-    parts.append(str(environment.get("device", "?")))
-    parts.append("with the shim" if report.header.get("settings", {}).get("with_shim") else "without the shim")
-    return ", ".join(parts)
+    return ", ".join([*parts, str(environment.get("device", "?"))])
 
 
 def headline(report: Report) -> str:
