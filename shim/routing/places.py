@@ -38,12 +38,14 @@ def in_order(owner: torch.Tensor, order: torch.Tensor, packed: Sequence[torch.Te
         packed: the owners of each index of the inputs that are not one entry a row.
     """
     flat = _along_varying(owner).reshape(-1)
-    longest = max(packed, key=len, default=order)  # an image's patches, say, and not its size
+    several = [line for line in packed if len(set(_runs(line))) > 1]
+    longest = max(several, key=len, default=order)  # of images the patches, say, and not the sizes
     for line in [*_lines(owner, len(order)), flat]:
         size = len(line)
-        known = [other for other in (*packed, order) if len(other) == size]
-        known += [longest] if packed and (size % len(longest) == 0 or len(longest) % size == 0) else []
-        if known and bool((line != line[0]).any()) and not any(_agree(line, other) for other in known):
+        known = [other for other in (*several, order) if len(other) == size]
+        known += [longest] if several and (size % len(longest) == 0 or len(longest) % size == 0) else []
+        agrees = any(_agree(line, other) for other in known) or any(map(line.equal, packed))
+        if known and bool((line != line[0]).any()) and not agrees:
             return False
     found = _runs(flat)
     return _repeats_one_order(found) or any(found == _runs(line) for line in (order, *packed))

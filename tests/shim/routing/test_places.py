@@ -185,3 +185,11 @@ def test_lengths_tell_of_the_longest_input_only():
     assert in_order(images, order, [patches, images])
     assert not in_order(patches.roll(1), order, [patches, images])
     assert not in_order(images[[1, 0, 2, 3]], order, [patches, images])
+
+
+def test_an_input_of_one_sample_is_no_packed_one():
+    """Idefics3's features come in a list, one tensor for each sample."""
+    order, images = torch.arange(1, 4), torch.tensor([1, 1, 2, 3])
+    alone = [torch.full((count,), sample) for sample, count in ((1, 8), (2, 4), (3, 4))]
+    assert in_order(images.repeat_interleave(4), order, [images, *alone])
+    assert not in_order(images.repeat_interleave(4).roll(1), order, [images, *alone])
