@@ -138,7 +138,7 @@ def _write_page(page: ModuleType, environments: Sequence[Report], path: Path) ->
     stacks = sorted({summary.stack(found) for found in swept})
     if len(stacks) != 1:
         raise UsageError(f"{path.name} wants the sweep of one stack of versions, but here are {stacks or 'none'}")
-    sides = {bool(found.header.get("settings", {}).get("with_shim")): found for found in swept}
+    sides = {found.with_shim: found for found in swept}
     if len(sides) < len(swept):
         raise UsageError(f"{path.name} wants one sweep with the shim and one without, but {len(swept)} are here")
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -42,6 +42,11 @@ class Report:
     footer: Mapping[str, Any]
 
     @property
+    def with_shim(self) -> bool:
+        """Whether the shim was installed."""
+        return bool(self.header.get("settings", {}).get("with_shim"))
+
+    @property
     def complete(self) -> bool:
         """Whether every verdict that was planned is here."""
         return bool(self.footer.get("complete"))

@@ -58,8 +58,7 @@ def grid(verdicts: Sequence[Verdict]) -> Grid:
 
 def facts(report: Report) -> str:
     """Return where the verdicts hold, in one line."""
-    with_shim = report.header.get("settings", {}).get("with_shim")
-    return f"{stack(report)}, {'with the shim' if with_shim else 'without the shim'}"
+    return f"{stack(report)}, {'with the shim' if report.with_shim else 'without the shim'}"
 
 
 def stack(report: Report) -> str:

@@ -42,7 +42,7 @@ def environments(reports: Iterable[Report]) -> List[Environment]:
     found: Dict[str, Dict[bool, Report]] = {}
     for report in reports:
         key = json.dumps(report.header.get("environment", {}), sort_keys=True)
-        found.setdefault(key, {})[bool(report.header.get("settings", {}).get("with_shim"))] = report
+        found.setdefault(key, {})[report.with_shim] = report
     return sorted((_environment(json.loads(key), runs) for key, runs in found.items()), key=lambda one: one.name)
 
 

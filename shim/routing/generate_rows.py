@@ -99,20 +99,20 @@ class RowFollower(UnitRoute):
         self.by_values = False
         self._tracer, self._batch = tracer, batch
         self._pause = ExitStack()
-        self._running: Optional[Unit] = None
+        self._in_unit = False
         self._plan: Optional[Plan] = None
         self._base = batch.selection(BASE)
 
     def run_layer(self, layer: Any, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         """Run the base layer."""
-        if self._running is None:
+        if not self._in_unit:
             raise Unroutable("generate calls an adapted layer outside of the model and its encoders")
         with select(self._base):
             return forward(layer, *args, **kwargs)
 
     def begin(self, unit: Unit) -> None:
         """Note the rows of the call's inputs, and make its plan."""
-        self._running = unit
+        self._in_unit = True
         self._pause.enter_context(self._tracer.paused())
         found = self._rows_of(unit)
         self.units[unit.key] = _agreed(self.units[unit.key], found, unit) if unit.key in self.units else found
@@ -128,7 +128,7 @@ class RowFollower(UnitRoute):
         if not unit.encodes_ahead:
             self._give_owners(unit, output)
             self._pause.close()
-        self._running = None
+        self._in_unit = False
 
     def _give_owners(self, unit: Unit, output: Any) -> None:
         rows = self.units[unit.key].rows
@@ -263,8 +263,7 @@ def follow_rows(function: Callable[..., Any], batch: MixedBatch, inputs: Inputs,
             copies.call(function)
     if not route.units:
         raise Unroutable("generate made no call of the model that could be followed")
-    lasting = tracer.reads < Reads.VALUES and not route.by_values
-    return route.units, lasting
+    return route.units, tracer.reads < Reads.VALUES and not route.by_values
 
 
 @contextmanager
